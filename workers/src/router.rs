@@ -27,7 +27,6 @@ use crate::room::Room;
 
 /// The bounds of a node's workers; each is documented with its default.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct Limits {
     /// Bytes a mailbox holds (each message counts at least 256), by default 256 KiB; a larger message
     /// enters an empty mailbox.
@@ -323,15 +322,14 @@ impl Router {
     /// # Cancel safety
     /// Dropped before it is ready, the message is lost and nothing was sent.
     pub async fn send(self: &Arc<Self>, message: Message) -> Result<(), SendError> {
-        match self.walk(message, None) {
-            // A sender that never has to wait must not starve the others of its thread.
-            Walk::Done(_) => {
-                coop::consume_budget().await;
-                Ok(())
-            }
-            Walk::Refused(code, message) => Err(SendError::refused(code, message)),
-            Walk::Full(pending) => self.send_when_free(Box::new(pending)).await,
-        }
+        let sent = match self.walk(message, None) {
+            Walk::Done(_) => Ok(()),
+            Walk::Refused(code, message) => Err(Box::new(SendError::refused(code, message))),
+            Walk::Full(pending) => return self.send_when_free(Box::new(pending)).await,
+        };
+        // A sender that never has to wait must not starve the others of its thread.
+        coop::consume_budget().await;
+        sent.map_err(|error| *error)
     }
 
     async fn send_when_free(self: &Arc<Self>, mut pending: Box<Pending>) -> Result<(), SendError> {
