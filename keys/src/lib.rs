@@ -16,6 +16,8 @@
 //!
 //! Specification: docs/protocol.md §0 and §7.2.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))] // a panic is how a test fails
+
 mod aead;
 mod agreement;
 mod backend;

@@ -32,3 +32,21 @@ impl fmt::Debug for SharedSecret {
         f.debug_struct("SharedSecret").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_nothing_of_the_secret() {
+        let secret = SharedSecret::new(&[0xab; 32]);
+        assert_eq!(format!("{secret:?}"), "SharedSecret { .. }");
+    }
+
+    #[test]
+    fn zeroize_wipes_the_box() {
+        let mut secret = SharedSecret::new(&[0xab; 32]);
+        secret.zeroize();
+        assert_eq!(secret.as_bytes(), &[0; 32]);
+    }
+}
