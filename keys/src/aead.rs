@@ -33,8 +33,8 @@ pub struct Unauthentic;
 
 /// An AEAD under one key.
 ///
-/// Not `Clone`: two owners of one key would repeat a nonce. At most 1 KiB with everything it owns; the key lies in
-/// the box and is wiped on drop.
+/// Not `Clone`: two owners of one key would repeat a nonce. At most 1 KiB with everything it owns, AWS-LC's part
+/// included; the key lies in a box of its own and is wiped on drop.
 pub struct Aead {
     algorithm: AeadAlgorithm,
     context: Context,

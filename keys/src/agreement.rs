@@ -4,7 +4,7 @@
 //!
 //! Specification: docs/protocol.md §0; RFC 7748.
 
-use zeroize::Zeroizing;
+use subtle::ConstantTimeEq as _;
 
 use crate::{Backend, SharedSecret};
 
@@ -44,6 +44,14 @@ impl Backend {
     }
 }
 
+/// The check of RFC 7748 §6.1, in constant time.
+fn contributory(shared: &[u8; 32]) -> Result<SharedSecret, NonContributory> {
+    if bool::from(shared.ct_eq(&[0; 32])) {
+        return Err(NonContributory);
+    }
+    Ok(SharedSecret::new(shared))
+}
+
 fn portable_public(secret: &[u8; 32]) -> [u8; 32] {
     let secret = x25519_dalek::StaticSecret::from(*secret);
     x25519_dalek::PublicKey::from(&secret).to_bytes()
@@ -55,19 +63,12 @@ fn portable(secret: &[u8; 32], public: &[u8; 32]) -> Result<SharedSecret, NonCon
     contributory(shared.as_bytes())
 }
 
-fn contributory(shared: &[u8; 32]) -> Result<SharedSecret, NonContributory> {
-    use subtle::ConstantTimeEq as _;
-    if bool::from(shared.ct_eq(&[0; 32])) {
-        return Err(NonContributory);
-    }
-    Ok(SharedSecret::new(shared))
-}
-
 #[cfg(feature = "accel")]
 mod accelerated {
     use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree as aws_agree};
+    use zeroize::Zeroizing;
 
-    use super::{NonContributory, SharedSecret, Zeroizing, contributory};
+    use super::{NonContributory, SharedSecret, contributory};
 
     pub(super) fn public(secret: &[u8; 32]) -> Option<[u8; 32]> {
         let key = PrivateKey::from_private_key(&X25519, secret).ok()?;

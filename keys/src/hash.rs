@@ -8,9 +8,9 @@
 use blake2::digest::{FixedOutput as _, KeyInit as _, Mac as _};
 use blake2::{Blake2s256, Blake2sMac256, Digest as _};
 use hkdf::SimpleHkdf;
-use zeroize::Zeroizing;
+use zeroize::Zeroize as _;
 
-use crate::{Label, Unauthentic};
+use crate::{Label, SharedSecret, Unauthentic};
 
 /// H: BLAKE2s-256 of `message`.
 #[must_use]
@@ -36,12 +36,11 @@ pub fn mac_verify(key: &[u8; 32], message: &[u8], tag: &[u8; 32]) -> Result<(), 
 
 /// HKDF-Extract over HMAC-BLAKE2s-256: the pseudorandom key of `input` under `salt` (any lengths).
 #[must_use]
-pub fn hkdf_extract(salt: &[u8], input: &[u8]) -> Zeroizing<[u8; 32]> {
-    Zeroizing::new(
-        SimpleHkdf::<Blake2s256>::extract(Some(salt), input)
-            .0
-            .into(),
-    )
+pub fn hkdf_extract(salt: &[u8], input: &[u8]) -> SharedSecret {
+    let (mut key, _) = SimpleHkdf::<Blake2s256>::extract(Some(salt), input);
+    let secret = SharedSecret::new(key.as_ref());
+    key.zeroize();
+    secret
 }
 
 /// HKDF-Expand over HMAC-BLAKE2s-256: fills `output` from `key` for the purpose named by `info`.
@@ -155,9 +154,9 @@ mod tests {
         ];
         for (input, salt, info, extracted, expanded) in cases {
             let key = hkdf_extract(&salt, &input);
-            assert_eq!(hex::encode(key.as_ref()), extracted);
+            assert_eq!(hex::encode(key.as_bytes()), extracted);
             let mut output = vec![0; expanded.len() / 2];
-            expand(&key, &info, &mut output);
+            expand(key.as_bytes(), &info, &mut output);
             assert_eq!(hex::encode(output), expanded);
         }
     }

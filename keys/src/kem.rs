@@ -220,6 +220,18 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "accel")]
+    #[test]
+    fn the_accelerated_backend_leaves_the_callers_randomness_alone() {
+        let (key, public) = Backend::Accelerated.kem_generate(&mut Untouched);
+        let (ciphertext, secret) = Backend::Accelerated
+            .encapsulate(&public, &mut Untouched)
+            .unwrap();
+        assert_eq!(key.decapsulate(&ciphertext).as_bytes(), secret.as_bytes());
+        let (_, another) = Backend::Accelerated.kem_generate(&mut Untouched);
+        assert_ne!(public, another);
+    }
+
     #[test]
     fn debug_shows_nothing_of_the_key() {
         for &backend in Backend::available() {
@@ -227,6 +239,29 @@ mod tests {
             assert_eq!(format!("{key:?}"), "DecapsulationKey { .. }");
         }
     }
+
+    #[cfg(feature = "accel")]
+    struct Untouched;
+
+    #[cfg(feature = "accel")]
+    impl rand_core::TryRng for Untouched {
+        type Error = std::convert::Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+            panic!("randomness was drawn")
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+            panic!("randomness was drawn")
+        }
+
+        fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Self::Error> {
+            panic!("randomness was drawn")
+        }
+    }
+
+    #[cfg(feature = "accel")]
+    impl rand_core::TryCryptoRng for Untouched {}
 
     struct Zeros;
 

@@ -1,4 +1,4 @@
-#![doc = "Algorithms, the vault and the software key store."]
+//! Algorithms, the vault and the software key store.
 //!
 //! Every cryptographic operation of the workspace goes through this crate, so that one place decides which
 //! implementation runs, what is checked and what is wiped.

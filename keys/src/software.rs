@@ -164,7 +164,7 @@ impl fmt::Debug for SoftwareVault {
     }
 }
 
-/// A private key with its usage and its public half.
+/// A private key with its usage and its public half; wiped on drop.
 #[derive(ZeroizeOnDrop)]
 struct PrivateKey {
     #[zeroize(skip)]
@@ -208,4 +208,5 @@ fn fill(bytes: &mut [u8]) -> Result<(), KeyError> {
     })
 }
 
+/// What [`Vault::protection`] answers.
 const PROTECTION: &str = "development: keys are in this process";

@@ -91,11 +91,12 @@ impl Directory {
         let _lock = self.lock()?;
         let path = self.path.join(key_name(id));
         match fs::remove_file(&path) {
-            Ok(()) => self.sync(),
-            // Another process has removed it already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(failed(&path, "removing the file", error)),
+            Ok(()) => {}
+            // Another process has removed it already, or this one before a failed sync.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(&path, "removing the file", error)),
         }
+        self.sync()
     }
 
     fn write_whole(&self, name: &str, text: &str) -> Result<(), KeyError> {
