@@ -347,7 +347,8 @@ mod tests {
         }
     }
 
-    /// What the strict rule refuses, the lax one of the same library accepts: the cases above are not refused by chance.
+    /// What the strict rule refuses, the lax one of the same library accepts: the cases above are not refused by
+    /// chance.
     #[test]
     fn the_lax_rule_would_accept_small_order_points() {
         use ed25519_dalek::Verifier as _;

@@ -45,7 +45,7 @@ impl SoftwareVault {
     /// writer left unfinished is removed.
     ///
     /// # Errors
-    /// [`KeyError::Store`] naming the first file that is exposed to others, foreign, a link, unknown or malformed.
+    /// [`KeyError::Store`] naming the first file that is exposed to others, a link, unknown or malformed.
     pub fn open(path: &Path) -> Result<Self, KeyError> {
         let (directory, keys) = Directory::open(path)?;
         Ok(Self {
