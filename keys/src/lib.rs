@@ -1,1 +1,46 @@
-//! Placeholder.
+#![doc = "Algorithms, the vault and the software key store."]
+//!
+//! Every cryptographic operation of the workspace goes through this crate, so that one place decides which
+//! implementation runs, what is checked and what is wiped.
+//!
+//! # Invariants
+//! - A secret is never `Clone`, `Copy`, `PartialEq` or printable, lies behind a box, and is zeroed when dropped. Erasure
+//!   of copies made by the compiler or by other crates is not claimed.
+//! - An X25519 result of all zeros is an error, on every backend.
+//! - An ML-KEM encapsulation key is checked before use, on every backend (FIPS 203 §7.2).
+//! - A failed AEAD open leaves zeros in the buffer, never plaintext and never ciphertext.
+//! - HKDF `info` and signature contexts can only be built as a [`Label`].
+//! - Ed25519 is verified strictly and ECDSA only with low S, on every backend: both backends accept the same signatures.
+//! - A key's usage is fixed when it is made. A long-term private key never leaves its [`Vault`].
+//! - No clock, no sockets, no tasks. Only [`SoftwareVault`] touches files.
+//!
+//! Specification: docs/protocol.md §0 and §7.2.
+
+mod aead;
+mod agreement;
+mod backend;
+mod error;
+mod hash;
+mod kem;
+mod label;
+mod secret;
+mod signature;
+mod software;
+mod vault;
+
+pub use aead::{Aead, AeadAlgorithm, TAG_BYTES, Unauthentic};
+pub use agreement::NonContributory;
+pub use backend::Backend;
+pub use error::{KeyError, Operation, StoreError};
+pub use hash::{hash, hkdf_expand, hkdf_extract, mac, mac_verify};
+pub use kem::{
+    CIPHERTEXT_BYTES, DecapsulationKey, ENCAPSULATION_KEY_BYTES, InvalidEncapsulationKey,
+};
+pub use label::Label;
+pub use rand_core::CryptoRng;
+pub use secret::SharedSecret;
+pub use signature::{
+    PublicKey, Signature, SignatureAlgorithm, SignatureError, SignatureType, signed_bytes,
+};
+pub use software::SoftwareVault;
+pub use vault::{Answer, KeyId, KeyInfo, KeyUsage, PublicHalf, Vault};

@@ -1,0 +1,256 @@
+//! The vault: who holds a private key answers for it.
+//!
+//! A caller names a key and asks for an operation; the private key never crosses this trait. What a key may do is
+//! fixed when it is made, so that no caller can turn an identity key into a message key or a static key into an oracle.
+//!
+//! Specification: docs/protocol.md §7.2, §3.1 (purposes).
+
+use std::fmt;
+use std::pin::Pin;
+
+use crate::{KeyError, PublicKey, SharedSecret, Signature, SignatureType};
+
+/// An answer to come. Boxed, so that [`Vault`] is object safe; a vault is asked once per handshake, not per message.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, KeyError>> + Send + 'a>>;
+
+/// Holds private keys and computes with them.
+///
+/// Every operation but [`Vault::public`] and [`Vault::list`] fails with [`KeyError::Locked`] while the vault is
+/// locked, and any with [`KeyError::Unavailable`] when the vault cannot be reached.
+///
+/// # Cancel safety
+/// Dropping an answer cancels nothing that has begun: [`Vault::generate`] may leave a key, which [`Vault::list`] shows.
+pub trait Vault: fmt::Debug + Send + Sync {
+    /// Makes a key for `usage` and nothing else.
+    fn generate(&self, usage: KeyUsage) -> Answer<'_, KeyId>;
+
+    /// The public half of `key`.
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`].
+    fn public(&self, key: KeyId) -> Answer<'_, PublicHalf>;
+
+    /// Signs `L("sig", kind, body)` (docs/protocol.md §0).
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`]; [`KeyError::WrongUsage`] when the key may not sign a `kind`.
+    fn sign<'a>(&'a self, key: KeyId, kind: SignatureType, body: &'a [u8])
+    -> Answer<'a, Signature>;
+
+    /// Agrees by X25519 with the owner of `peer` (32 bytes).
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`]; [`KeyError::WrongUsage`] for a signing key; [`KeyError::NonContributory`] for a point
+    /// of low order.
+    fn agree<'a>(&'a self, key: KeyId, peer: &'a [u8; 32]) -> Answer<'a, SharedSecret>;
+
+    /// Every key this caller may see, ordered by id.
+    fn list(&self) -> Answer<'_, Vec<KeyInfo>>;
+
+    /// Destroys `key`; a durable vault has removed it from its store when it answers.
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`].
+    fn delete(&self, key: KeyId) -> Answer<'_, ()>;
+
+    /// What protects the keys, in a sentence for people.
+    fn protection(&self) -> &str;
+}
+
+/// Names a key of one vault: 16 random bytes, written as 32 hexadecimal digits.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct KeyId([u8; 16]);
+
+impl KeyId {
+    /// The id with these bytes, as a vault gave them out.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The id's 16 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// Reads exactly what [`fmt::Display`] writes: 32 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits: &[u8; 32] = text.as_bytes().try_into().ok()?;
+        let mut bytes = [0; 16];
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+            *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+/// What a key is for, fixed when it is made: the identity's own key, or one of the purposes a `KeyAttest` can name.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum KeyUsage {
+    /// The primary key of an identity: signs its changes and attests its other keys. Has no purpose number.
+    Identity,
+    /// Purpose 1: X25519, the static key of secure channels.
+    ChannelStatic,
+    /// Purpose 2: Ed25519, signs credentials.
+    CredentialSigning,
+    /// Purpose 3: Ed25519, signs prekeys.
+    PrekeySigning,
+    /// Purpose 4: Ed25519, signs the heads of an audit log.
+    AuditSigning,
+    /// Purpose 5: Ed25519, signs disposable keys and what is sealed to them.
+    Ok2crySigning,
+    /// Purpose 6: Ed25519, signs messages to offline receivers, the steps of entangled sessions, and prekey issues.
+    MessageSigning,
+    /// Purpose 7: X25519, the static key of envelopes.
+    EnvelopeStatic,
+    /// Purpose 8: X25519, the static key of disposable-key exchanges.
+    Ok2cryStatic,
+}
+
+impl KeyUsage {
+    /// Every usage.
+    pub const ALL: [Self; 9] = [
+        Self::Identity,
+        Self::ChannelStatic,
+        Self::CredentialSigning,
+        Self::PrekeySigning,
+        Self::AuditSigning,
+        Self::Ok2crySigning,
+        Self::MessageSigning,
+        Self::EnvelopeStatic,
+        Self::Ok2cryStatic,
+    ];
+
+    /// The purpose number of a `KeyAttest` (docs/protocol.md §3.1), or none for an identity's own key.
+    #[must_use]
+    pub const fn purpose(self) -> Option<u8> {
+        match self {
+            Self::Identity => None,
+            Self::ChannelStatic => Some(1),
+            Self::CredentialSigning => Some(2),
+            Self::PrekeySigning => Some(3),
+            Self::AuditSigning => Some(4),
+            Self::Ok2crySigning => Some(5),
+            Self::MessageSigning => Some(6),
+            Self::EnvelopeStatic => Some(7),
+            Self::Ok2cryStatic => Some(8),
+        }
+    }
+
+    /// The usage with this purpose number.
+    #[must_use]
+    pub fn from_purpose(purpose: u8) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|usage| usage.purpose() == Some(purpose))
+    }
+
+    /// Whether the key is an X25519 key and agrees; every other key signs.
+    #[must_use]
+    pub const fn agrees(self) -> bool {
+        matches!(
+            self,
+            Self::ChannelStatic | Self::EnvelopeStatic | Self::Ok2cryStatic
+        )
+    }
+
+    /// Whether the key may sign a `kind`.
+    #[must_use]
+    pub const fn signs(self, kind: SignatureType) -> bool {
+        use SignatureType as T;
+        match self {
+            Self::Identity => matches!(kind, T::IdentityChange | T::KeyAttest),
+            Self::CredentialSigning => matches!(kind, T::Credential),
+            Self::PrekeySigning => matches!(kind, T::Prekey),
+            Self::AuditSigning => matches!(kind, T::AuditSth),
+            Self::Ok2crySigning => matches!(kind, T::Ok2cryKey | T::Ok2crySealed),
+            Self::MessageSigning => matches!(
+                kind,
+                T::SfMessage | T::PrekeyIssue | T::EsStep | T::EsDesync | T::EsDead
+            ),
+            Self::ChannelStatic | Self::EnvelopeStatic | Self::Ok2cryStatic => false,
+        }
+    }
+
+    /// The usage's name in key files and listings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::ChannelStatic => "channel-static",
+            Self::CredentialSigning => "credential-signing",
+            Self::PrekeySigning => "prekey-signing",
+            Self::AuditSigning => "audit-signing",
+            Self::Ok2crySigning => "ok2cry-signing",
+            Self::MessageSigning => "message-signing",
+            Self::EnvelopeStatic => "envelope-static",
+            Self::Ok2cryStatic => "ok2cry-static",
+        }
+    }
+
+    /// The usage of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|usage| usage.name() == name)
+    }
+}
+
+impl fmt::Display for KeyUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The public half of a key, by what it can do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PublicHalf {
+    /// Verifies signatures.
+    Verify(PublicKey),
+    /// Is agreed with: an X25519 public key, 32 bytes.
+    Agree([u8; 32]),
+}
+
+impl PublicHalf {
+    /// The key as a `KeyAttest` carries it.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Verify(key) => key.as_bytes(),
+            Self::Agree(key) => key,
+        }
+    }
+}
+
+/// What a vault tells about a key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyInfo {
+    /// The key's name in this vault.
+    pub id: KeyId,
+    /// What it may do.
+    pub usage: KeyUsage,
+    /// Its public half.
+    pub public: PublicHalf,
+}
