@@ -19,13 +19,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onward_keys::{Backend, KeyId, Label, SharedSecret};
+use subtle::ConstantTimeEq as _;
 
 use crate::error::Failure;
-use crate::identity::{Identifier, TrustPolicy, VerifiedPeer};
+use crate::identity::{self, Identifier, TrustPolicy, VerifiedPeer};
 use crate::mode::{Mode, Suite};
 use crate::record::Padding;
 use crate::session::Session;
 use crate::time::Profile;
+use crate::{ChannelError, Now};
 
 pub use initiator::Initiator;
 pub use responder::Responder;
@@ -188,6 +190,42 @@ fn resend_after(copies: u32) -> Duration {
     })
 }
 
+/// Refuses a configuration that no peer would understand.
+pub(crate) fn check_config(config: &HandshakeConfig) -> Result<(), ChannelError> {
+    if config.app.len() > APP_MAX {
+        return Err(ChannelError::Misuse("an application label of more than 256 bytes"));
+    }
+    if config.local.payload.len() > PAYLOAD_MAX {
+        return Err(ChannelError::Misuse("an identity payload of more than 32 KiB"));
+    }
+    Ok(())
+}
+
+/// The peer behind an authenticated payload, if the trust policy accepts it: a bound handshake's only for the named
+/// identifier, and never this end itself.
+fn verify(
+    config: &HandshakeConfig,
+    now: Now,
+    payload: &[u8],
+    remote_static: &[u8; 32],
+    to: Option<&Identifier>,
+) -> Result<VerifiedPeer, Failure> {
+    let peer = identity::verify_payload(payload, remote_static, &config.trust, now.unix)
+        .map_err(|error| Failure::Untrusted(error.to_string()))?;
+    if to.is_some_and(|to| to != peer.identifier()) {
+        return Err(Failure::Untrusted("it is not the identity that was asked for".to_owned()));
+    }
+    if *peer.identifier() == config.local.identifier {
+        return Err(Failure::Untrusted("it is this end's own identity".to_owned()));
+    }
+    Ok(peer)
+}
+
+/// Whether an agreement is all zeros, as no good key service answers.
+fn is_zero(secret: &SharedSecret) -> bool {
+    secret.as_bytes().ct_eq(&[0; 32]).into()
+}
+
 /// Whether a packet at a session address is a handshake message: an array of 9, where a record has a number below
 /// 2^62.
 fn is_handshake(packet: &[u8]) -> bool {
@@ -199,6 +237,8 @@ const AGREEMENT_DEADLINE: Duration = Duration::from_secs(2);
 /// Longest encoded identity payload, in bytes.
 const PAYLOAD_MAX: usize = 32 * 1024;
 /// Most bytes of padding in a first message.
-const FIRST_PADDING_MAX: usize = 1024;
+pub(crate) const FIRST_PADDING_MAX: usize = 1024;
+/// Longest `app`, in bytes.
+const APP_MAX: usize = 256;
 /// How much a responder may send for each byte it received, before the initiator has proved anything.
-const AMPLIFICATION_MAX: usize = 3;
+pub(crate) const AMPLIFICATION_MAX: usize = 3;

@@ -15,8 +15,11 @@ mod handshake;
 pub mod identity;
 mod listener;
 mod mode;
+mod random;
+mod reassembly;
 mod record;
 mod replay;
+mod resolver;
 mod schedule;
 mod session;
 mod time;
@@ -27,6 +30,7 @@ pub use handshake::{
 };
 pub use listener::{FirstMessage, HandshakeId, Listener, ListenerLimits, Verdict};
 pub use mode::{Mode, Suite};
+pub use reassembly::{MESSAGE_BYTES_MAX, Reassembly};
 pub use record::{
     BODY_MAX, CloseCode, Content, FRAGMENT_HEAD_BYTES, Fragment, Frame, FrameType, HEAD_BYTES, HEAD_ROOM, OVERHEAD,
     PIECE_MAX, Padding, Sequence,

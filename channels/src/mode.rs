@@ -39,10 +39,6 @@ impl Mode {
             Self::ClassicalXx => [32, 96, 64],
         }
     }
-
-    pub(crate) fn is_hybrid(self) -> bool {
-        matches!(self, Self::HybridXx)
-    }
 }
 
 /// The AEAD of a handshake and of its records; the hash is BLAKE2s in every suite.

@@ -134,19 +134,26 @@ impl Sealer {
         out.resize(start + length, 0);
         // Numbered only now: what fails before has burnt nothing.
         let sealed = self
-            .reserve(now, frame_type)
-            .and_then(|reserved| reserved.seal_in_place(body_bytes, &mut out[start..]));
+            .reserve(now, frame_type, body_bytes)
+            .and_then(|reserved| reserved.seal_in_place(&mut out[start..]));
         if sealed.is_err() {
             out.truncate(start);
         }
         sealed
     }
 
-    /// Takes the next number for a record that is sealed outside the lock this sealer lives behind.
+    /// Takes the next number for a record around `body_bytes`, to be sealed outside the lock this sealer lives behind.
     ///
     /// # Errors
-    /// [`ChannelError::Exhausted`] at the end of all numbers.
-    pub fn reserve(&mut self, now: Now, frame_type: FrameType) -> Result<Reserved, ChannelError> {
+    /// [`ChannelError::TooLong`] above [`BODY_MAX`], [`ChannelError::Exhausted`] at the end of all numbers; nothing
+    /// is numbered then.
+    pub fn reserve(
+        &mut self,
+        now: Now,
+        frame_type: FrameType,
+        body_bytes: usize,
+    ) -> Result<Reserved, ChannelError> {
+        check_body(body_bytes)?;
         let too_old = self.epoch_began.is_some_and(|began| now.mono.saturating_sub(began) >= EPOCH_AGE);
         let number = if too_old { (self.epoch + 1) << EPOCH_BITS } else { self.next };
         if number >= NUMBER_END {
@@ -167,12 +174,9 @@ impl Sealer {
         if self.waiting_since.is_none_or(|since| since <= self.pulse.heard()) {
             self.waiting_since = Some(now.mono);
         }
-        Ok(Reserved { sequence, frame_type, padding: self.padding, key: Arc::clone(&self.key) })
-    }
-
-    /// Counts `bytes` of sealed records towards the soft amount.
-    fn count(&mut self, bytes: usize) {
-        self.sent_bytes = self.sent_bytes.saturating_add(bytes as u64);
+        let record_bytes = self.sealed_bytes(body_bytes);
+        self.sent_bytes = self.sent_bytes.saturating_add(record_bytes as u64);
+        Ok(Reserved { sequence, frame_type, body_bytes, record_bytes, key: Arc::clone(&self.key) })
     }
 
     /// Appends a CONFIRM of `binding` to `out`.
@@ -292,22 +296,21 @@ impl fmt::Debug for Sealer {
 pub struct Reserved {
     sequence: Sequence,
     frame_type: FrameType,
-    padding: Padding,
+    body_bytes: usize,
+    record_bytes: usize,
     key: Arc<EpochKey>,
 }
 
 impl Reserved {
-    /// Seals a record where its body already lies.
+    /// Seals the record where its body already lies.
     ///
-    /// `buffer` is the whole record: [`HEAD_ROOM`] bytes, then `body_bytes` of body, then room for the end mark,
-    /// padding and tag; its length is exactly [`Sealer::sealed_bytes`]. Allocates nothing.
+    /// `buffer` is the whole record: [`HEAD_ROOM`] bytes, then the body, then room for the end mark, padding and tag;
+    /// its length is [`Self::record_bytes`]. Allocates nothing.
     ///
     /// # Errors
-    /// [`ChannelError::TooLong`] above [`BODY_MAX`] and [`ChannelError::Misuse`] for a buffer of another length;
-    /// `buffer` is then as before.
-    pub fn seal_in_place(self, body_bytes: usize, buffer: &mut [u8]) -> Result<Sequence, ChannelError> {
-        check_body(body_bytes)?;
-        if buffer.len() != sealed_bytes(self.padding, body_bytes) {
+    /// [`ChannelError::Misuse`] for a buffer of another length; `buffer` is then as before.
+    pub fn seal_in_place(self, buffer: &mut [u8]) -> Result<Sequence, ChannelError> {
+        if buffer.len() != self.record_bytes {
             return Err(ChannelError::Misuse("a buffer of another length than its record"));
         }
         let number = self.sequence.value();
@@ -315,11 +318,17 @@ impl Reserved {
         let (plaintext, tag) = rest.split_at_mut(rest.len() - TAG_BYTES);
         head.copy_from_slice(&number.to_be_bytes());
         plaintext[0] = self.frame_type as u8;
-        let padding = &mut plaintext[1 + body_bytes..];
+        let padding = &mut plaintext[1 + self.body_bytes..];
         padding.fill(0);
         padding[0] = END_MARK;
         tag.copy_from_slice(&self.key.seal(number, plaintext));
         Ok(self.sequence)
+    }
+
+    /// Length of the whole record, padding included.
+    #[must_use]
+    pub fn record_bytes(&self) -> usize {
+        self.record_bytes
     }
 
     /// The number this record will have.
@@ -331,7 +340,7 @@ impl Reserved {
 
 impl fmt::Debug for Reserved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sequence, frame_type, padding: _, key: _ } = self;
+        let Self { sequence, frame_type, body_bytes: _, record_bytes: _, key: _ } = self;
         f.debug_struct("Reserved").field("sequence", sequence).field("frame_type", frame_type).finish_non_exhaustive()
     }
 }
