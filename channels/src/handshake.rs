@@ -15,14 +15,14 @@ mod noise;
 mod responder;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use onward_keys::{Backend, KeyId, Label, SharedSecret};
 use subtle::ConstantTimeEq as _;
 
 use crate::error::Failure;
-use crate::identity::{self, Identifier, TrustPolicy, VerifiedPeer};
+use crate::identity::{Identifier, KnownHistories, PAYLOAD_BYTES_MAX, Trust, VerifiedPeer, verify_payload};
 use crate::mode::{Mode, Suite};
 use crate::record::Padding;
 use crate::session::Session;
@@ -52,7 +52,9 @@ pub struct HandshakeConfig {
     /// Who this end is.
     pub local: Arc<LocalIdentity>,
     /// Whom it accepts.
-    pub trust: Arc<TrustPolicy>,
+    pub trust: Arc<Trust>,
+    /// The longest history seen of each identity; adopts those of peers that passed `trust`.
+    pub known: Arc<RwLock<KnownHistories>>,
     /// Which implementation computes.
     pub backend: Backend,
     /// Bound into the prologue; equal at both ends, at most 256 bytes, normally empty.
@@ -195,29 +197,32 @@ pub(crate) fn check_config(config: &HandshakeConfig) -> Result<(), ChannelError>
     if config.app.len() > APP_MAX {
         return Err(ChannelError::Misuse("an application label of more than 256 bytes"));
     }
-    if config.local.payload.len() > PAYLOAD_MAX {
+    if config.local.payload.len() > PAYLOAD_BYTES_MAX {
         return Err(ChannelError::Misuse("an identity payload of more than 32 KiB"));
     }
     Ok(())
 }
 
 /// The peer behind an authenticated payload, if the trust policy accepts it: a bound handshake's only for the named
-/// identifier, and never this end itself.
+/// identifier, and never this end itself. Its history is remembered once all of that has passed.
 fn verify(
     config: &HandshakeConfig,
     now: Now,
     payload: &[u8],
     remote_static: &[u8; 32],
-    to: Option<&Identifier>,
+    to: Option<Identifier>,
 ) -> Result<VerifiedPeer, Failure> {
-    let peer = identity::verify_payload(payload, remote_static, &config.trust, now.unix)
-        .map_err(|error| Failure::Untrusted(error.to_string()))?;
-    if to.is_some_and(|to| to != peer.identifier()) {
-        return Err(Failure::Untrusted("it is not the identity that was asked for".to_owned()));
-    }
-    if *peer.identifier() == config.local.identifier {
+    let peer = {
+        let known = config.known.read().unwrap_or_else(PoisonError::into_inner);
+        verify_payload(payload, remote_static, to, now.unix, &config.trust, &known)
+            .map_err(|error| Failure::Untrusted(error.to_string()))?
+    };
+    if peer.identifier() == config.local.identifier {
         return Err(Failure::Untrusted("it is this end's own identity".to_owned()));
     }
+    let mut known = config.known.write().unwrap_or_else(PoisonError::into_inner);
+    known.adopt(peer.update()).map_err(|error| Failure::Untrusted(error.to_string()))?;
+    drop(known);
     Ok(peer)
 }
 
@@ -234,8 +239,6 @@ fn is_handshake(packet: &[u8]) -> bool {
 
 /// How long the key service may take.
 const AGREEMENT_DEADLINE: Duration = Duration::from_secs(2);
-/// Longest encoded identity payload, in bytes.
-const PAYLOAD_MAX: usize = 32 * 1024;
 /// Most bytes of padding in a first message.
 pub(crate) const FIRST_PADDING_MAX: usize = 1024;
 /// Longest `app`, in bytes.

@@ -22,6 +22,8 @@ mod replay;
 mod resolver;
 mod schedule;
 mod session;
+pub mod signed;
+pub mod strict;
 mod time;
 
 pub use error::{ChannelError, Failure};

@@ -144,19 +144,24 @@ impl Listener {
         }
         let attempt = Attempt { flow, hsid: terms.hsid };
         if let Some(&id) = self.attempts.get(&attempt) {
-            let repeated = self.half_open.get(&id).is_some_and(|known| known.first == first_hash(&terms, noise));
+            let repeated =
+                self.half_open.get(&id).is_some_and(|known| known.first == first_hash(&terms, noise));
             return if repeated { Verdict::Repeated(id) } else { Verdict::Drop };
         }
         let mut random = SeededRandom::new(&Zeroizing::new(random));
         self.cookies.rotate(now, &mut random);
-        let with_cookie = cookie.is_some_and(|cookie| self.cookies.verify(&cookie, attempt.hsid, noise, flow));
-        if !with_cookie && (self.is_busy(flow) || self.would_amplify(terms.mode, packet) || !self.rates.take(now, flow)) {
+        let with_cookie =
+            cookie.is_some_and(|cookie| self.cookies.verify(&cookie, attempt.hsid, noise, flow));
+        if !with_cookie
+            && (self.is_busy(flow) || self.would_amplify(terms.mode, packet) || !self.rates.take(now, flow))
+        {
             return self.retry(terms, noise, flow);
         }
         let entry = HalfOpen { attempt, behind: hash(behind), first: first_hash(&terms, noise), with_cookie };
         let seed = Zeroizing::new(random.bytes());
         let config = Arc::clone(&self.config);
-        let Some(responder) = Responder::new(now, config, terms, noise, packet.len(), with_cookie, &seed) else {
+        let Some(responder) = Responder::new(now, config, terms, noise, packet.len(), with_cookie, &seed)
+        else {
             return Verdict::Drop;
         };
         let evicted = self.make_room(flow);
@@ -237,7 +242,9 @@ impl Listener {
         }
         senders
             .into_iter()
-            .max_by_key(|((flow, _), (held, oldest))| (*held, self.half_open_of(*flow), std::cmp::Reverse(*oldest)))
+            .max_by_key(|((flow, _), (held, oldest))| {
+                (*held, self.half_open_of(*flow), std::cmp::Reverse(*oldest))
+            })
             .map(|(_, (_, oldest))| oldest)
     }
 

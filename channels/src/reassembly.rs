@@ -61,7 +61,9 @@ impl Reassembly {
             self.give_up(message);
             return Err(ChannelError::Malformed("FRAG contradicts an earlier piece"));
         }
-        if unfinished.bytes + piece.len() > MESSAGE_BYTES_MAX || self.held + piece.len() + PIECE_COST > HELD_MAX {
+        if unfinished.bytes + piece.len() > MESSAGE_BYTES_MAX
+            || self.held + piece.len() + PIECE_COST > HELD_MAX
+        {
             self.give_up(message);
             return Err(ChannelError::ReassemblyLimit);
         }

@@ -315,10 +315,7 @@ mod tests {
             b"\x06\0\0\x80",
             b"\x07x\x80",
         ] {
-            assert!(
-                matches!(Content::parse(plaintext), Err(ChannelError::Malformed(_))),
-                "{plaintext:?}"
-            );
+            assert!(matches!(Content::parse(plaintext), Err(ChannelError::Malformed(_))), "{plaintext:?}");
         }
         assert!(matches!(Content::parse(b"\x08\x80"), Err(ChannelError::UnknownFrame(8))));
         assert!(matches!(Content::parse(b"\0\x80"), Err(ChannelError::UnknownFrame(0))));

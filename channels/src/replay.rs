@@ -32,9 +32,7 @@ impl ReplayWindow {
         match self.highest {
             None => true,
             Some(highest) if number > highest => true,
-            Some(highest) => {
-                highest - number <= Self::WIDTH && self.word(number) & bit(number) == 0
-            }
+            Some(highest) => highest - number <= Self::WIDTH && self.word(number) & bit(number) == 0,
         }
     }
 
@@ -102,12 +100,30 @@ mod tests {
             }
         };
         run(&[
-            (0, true), (1, true), (1, false), (9, true), (8, true), (7, true), (7, false),
-            (LIMIT, true), (LIMIT - 1, true), (LIMIT - 1, false), (LIMIT - 2, true), (2, true),
-            (2, false), (LIMIT + 16, true), (3, false), (LIMIT + 16, false), (LIMIT * 4, true),
-            (LIMIT * 4 - (LIMIT - 1), true), (10, false), (LIMIT * 4 - LIMIT, false),
-            (LIMIT * 4 - (LIMIT + 1), false), (LIMIT * 4 - (LIMIT - 2), true),
-            (LIMIT * 4 + 1 - LIMIT, false), (0, false),
+            (0, true),
+            (1, true),
+            (1, false),
+            (9, true),
+            (8, true),
+            (7, true),
+            (7, false),
+            (LIMIT, true),
+            (LIMIT - 1, true),
+            (LIMIT - 1, false),
+            (LIMIT - 2, true),
+            (2, true),
+            (2, false),
+            (LIMIT + 16, true),
+            (3, false),
+            (LIMIT + 16, false),
+            (LIMIT * 4, true),
+            (LIMIT * 4 - (LIMIT - 1), true),
+            (10, false),
+            (LIMIT * 4 - LIMIT, false),
+            (LIMIT * 4 - (LIMIT + 1), false),
+            (LIMIT * 4 - (LIMIT - 2), true),
+            (LIMIT * 4 + 1 - LIMIT, false),
+            (0, false),
         ]);
         let rising: Vec<_> = (1..=LIMIT).map(|n| (n, true)).chain([(0, true), (0, false)]).collect();
         run(&rising);
@@ -115,8 +131,11 @@ mod tests {
         run(&one_further);
         let falling: Vec<_> = (0..LIMIT).rev().map(|n| (n, true)).collect();
         run(&falling);
-        let too_far: Vec<_> =
-            [(LIMIT, true)].into_iter().chain((1..LIMIT).rev().map(|n| (n, true))).chain([(0, false)]).collect();
+        let too_far: Vec<_> = [(LIMIT, true)]
+            .into_iter()
+            .chain((1..LIMIT).rev().map(|n| (n, true)))
+            .chain([(0, false)])
+            .collect();
         let _ = too_far;
         run(&[(LIMIT + 1, true), (0, false), (LIMIT + 1, false)]);
     }

@@ -54,7 +54,12 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     /// For a handshake whose static key is in the key service.
-    pub(crate) fn new(backend: Backend, seed: &[u8; 32], static_public: [u8; 32], agreements: Agreements) -> Self {
+    pub(crate) fn new(
+        backend: Backend,
+        seed: &[u8; 32],
+        static_public: [u8; 32],
+        agreements: Agreements,
+    ) -> Self {
         Self {
             backend,
             random: Mutex::new(SeededRandom::new(seed)),
@@ -86,7 +91,9 @@ impl CryptoResolver for Resolver {
         let fixed = self.fixed.lock().unwrap_or_else(PoisonError::into_inner).take();
         Some(match fixed {
             Some(fixed) => Box::new(fixed),
-            None => Box::new(LocalDh { backend: self.backend, secret: Zeroizing::new([0; 32]), public: [0; 32] }),
+            None => {
+                Box::new(LocalDh { backend: self.backend, secret: Zeroizing::new([0; 32]), public: [0; 32] })
+            }
         })
     }
 

@@ -27,7 +27,8 @@ impl Binding {
         initiator: &Identifier,
         responder: &Identifier,
     ) -> Self {
-        let id = Label::new("hs").bytes(handshake_hash).bytes(initiator.as_bytes()).bytes(responder.as_bytes());
+        let id =
+            Label::new("hs").bytes(handshake_hash).bytes(initiator.as_bytes()).bytes(responder.as_bytes());
         let mut input = Zeroizing::new([0; 64]);
         input[..32].copy_from_slice(k1.as_bytes());
         input[32..].copy_from_slice(k2.as_bytes());

@@ -40,9 +40,11 @@ pub struct Session {
 impl Session {
     /// Starts the record layer under the two keys that the handshake gave.
     pub(crate) fn new(start: SessionStart, confirmation: Confirmation) -> Self {
-        let SessionStart { now, backend, algorithm, outgoing, incoming, binding, profile, role, padding } = start;
+        let SessionStart { now, backend, algorithm, outgoing, incoming, binding, profile, role, padding } =
+            start;
         let pulse = Arc::new(Pulse::new(now));
-        let sealer = Sealer::new(now, backend, algorithm, &outgoing, profile, role, padding, Arc::clone(&pulse));
+        let sealer =
+            Sealer::new(now, backend, algorithm, &outgoing, profile, role, padding, Arc::clone(&pulse));
         let opener = Opener::new(backend, algorithm, &incoming, pulse);
         Self { sealer, opener, binding, confirmation }
     }

@@ -17,10 +17,10 @@ use crate::error::Failure;
 use crate::handshake::message::{Body, Cookie, Message, second_bytes};
 use crate::handshake::noise::Noise;
 use crate::handshake::{
-    AGREEMENT_DEADLINE, AMPLIFICATION_MAX, Early, Established, FIRST_PADDING_MAX, HandshakeConfig, Input, Output,
-    PAYLOAD_MAX, Terms, To, check_config, is_handshake, is_zero, resend_after, verify,
+    AGREEMENT_DEADLINE, AMPLIFICATION_MAX, Early, Established, FIRST_PADDING_MAX, HandshakeConfig, Input,
+    Output, Terms, To, check_config, is_handshake, is_zero, resend_after, verify,
 };
-use crate::identity::{Identifier, VerifiedPeer};
+use crate::identity::{Identifier, PAYLOAD_BYTES_MAX, VerifiedPeer};
 use crate::mode::{Mode, Suite};
 use crate::random::SeededRandom;
 use crate::record::Content;
@@ -101,7 +101,7 @@ impl Initiator {
         random: [u8; 32],
     ) -> Result<Self, ChannelError> {
         check_config(&config)?;
-        if to.as_ref() == Some(&config.local.identifier) {
+        if to == Some(config.local.identifier) {
             return Err(ChannelError::Misuse("a channel to oneself"));
         }
         let mut initiator = Self {
@@ -147,7 +147,8 @@ impl Initiator {
 
     /// Sends a first message with a fresh hsid and fresh keys.
     fn begin(&mut self, now: Now) {
-        let terms = Terms { mode: self.mode, suite: self.suite, bound: self.to.is_some(), hsid: self.random.bytes() };
+        let terms =
+            Terms { mode: self.mode, suite: self.suite, bound: self.to.is_some(), hsid: self.random.bytes() };
         let seed = zeroize::Zeroizing::new(self.random.bytes());
         let mut padding = vec![0; self.first_padding()];
         self.random.fill(&mut padding);
@@ -158,7 +159,8 @@ impl Initiator {
         };
         let packet = encode_first(&terms, None, &first);
         self.outputs.push_back(Output::Transmit(To::Listener, packet.clone()));
-        self.state = State::Sent1 { terms, noise, first, sent: Sent::new(now, To::Listener, packet), retries: 0 };
+        self.state =
+            State::Sent1 { terms, noise, first, sent: Sent::new(now, To::Listener, packet), retries: 0 };
     }
 
     /// As much padding as makes the first message a third of the second that is to be expected: one around a
@@ -199,7 +201,7 @@ impl Initiator {
         let Some(remote) = noise.remote_static() else {
             return self.restart(restart_at, Failure::Unauthentic);
         };
-        match verify(&self.config, now, &payload, &remote, self.to.as_ref()) {
+        match verify(&self.config, now, &payload, &remote, self.to) {
             Err(failure) => self.restart(restart_at, failure),
             Ok(peer) => {
                 self.outputs.push_back(Output::Agree { key: self.config.local.static_key, peer: *ephemeral });
@@ -219,7 +221,8 @@ impl Initiator {
             return self.fail(Failure::KeyService);
         }
         noise.agreed(ephemeral, secret);
-        let written = noise.write(&self.config.local.payload).and_then(|(noise, third)| Some((noise.finish()?, third)));
+        let written =
+            noise.write(&self.config.local.payload).and_then(|(noise, third)| Some((noise.finish()?, third)));
         let Some((split, third)) = written else {
             return self.fail(Failure::Unauthentic);
         };
@@ -228,7 +231,7 @@ impl Initiator {
             now,
             backend: self.config.backend,
             algorithm: self.suite.algorithm(),
-            binding: Binding::derive(&split.k1, &split.k2, &split.hash, identifier, peer.identifier()),
+            binding: Binding::derive(&split.k1, &split.k2, &split.hash, identifier, &peer.identifier()),
             outgoing: split.k1,
             incoming: split.k2,
             profile: self.config.profile,
@@ -325,7 +328,7 @@ fn encode_first(terms: &Terms, cookie: Option<Cookie>, noise: &[u8]) -> Vec<u8> 
 
 fn second_fits(mode: Mode, noise: &[u8]) -> bool {
     let [_, empty, _] = mode.message_bytes();
-    (empty..=empty + PAYLOAD_MAX).contains(&noise.len())
+    (empty..=empty + PAYLOAD_BYTES_MAX).contains(&noise.len())
 }
 
 const RETRIES_MAX: u8 = 3;

@@ -7,8 +7,8 @@
 
 use onward_keys::SharedSecret;
 use snow::params::{
-    BaseChoice, CipherChoice, DHChoice, HandshakeChoice, HandshakeModifier, HandshakeModifierList, HandshakePattern,
-    HashChoice, KemChoice, NoiseParams,
+    BaseChoice, CipherChoice, DHChoice, HandshakeChoice, HandshakeModifier, HandshakeModifierList,
+    HandshakePattern, HashChoice, KemChoice, NoiseParams,
 };
 use snow::{Builder, HandshakeState};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -114,7 +114,10 @@ fn params(mode: Mode, suite: Suite) -> NoiseParams {
     NoiseParams::new(
         protocol_name(mode, suite).to_owned(),
         BaseChoice::Noise,
-        HandshakeChoice { pattern: HandshakePattern::XX, modifiers: HandshakeModifierList { list: modifiers } },
+        HandshakeChoice {
+            pattern: HandshakePattern::XX,
+            modifiers: HandshakeModifierList { list: modifiers },
+        },
         DHChoice::Curve25519,
         kem,
         cipher,

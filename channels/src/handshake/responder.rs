@@ -12,17 +12,18 @@ use std::time::Duration;
 
 use onward_keys::SharedSecret;
 
+use crate::Now;
 use crate::error::Failure;
 use crate::handshake::message::{Body, Message};
 use crate::handshake::noise::Noise;
 use crate::handshake::{
-    AGREEMENT_DEADLINE, AMPLIFICATION_MAX, Early, Established, HandshakeConfig, Input, Output, PAYLOAD_MAX, Terms, To,
+    AGREEMENT_DEADLINE, AMPLIFICATION_MAX, Early, Established, HandshakeConfig, Input, Output, Terms, To,
     is_handshake, is_zero, verify,
 };
+use crate::identity::PAYLOAD_BYTES_MAX;
 use crate::mode::Mode;
 use crate::schedule::Binding;
 use crate::session::{Confirmation, Role, Session, SessionStart};
-use crate::Now;
 
 /// A handshake the peer started. Made by [`crate::Listener::receive`]; poll it at once.
 pub struct Responder {
@@ -139,7 +140,9 @@ impl Responder {
         match message.body {
             // The listener hands on only copies of the first message it let in.
             Body::First { .. } => self.repeat_second(now, packet.len()),
-            Body::Third { noise } if third_fits(self.terms.mode, noise) => self.receive_third(now, packet, noise),
+            Body::Third { noise } if third_fits(self.terms.mode, noise) => {
+                self.receive_third(now, packet, noise)
+            }
             _ => {}
         }
     }
@@ -185,7 +188,7 @@ impl Responder {
             now,
             backend: self.config.backend,
             algorithm: self.terms.suite.algorithm(),
-            binding: Binding::derive(&split.k1, &split.k2, &split.hash, peer.identifier(), identifier),
+            binding: Binding::derive(&split.k1, &split.k2, &split.hash, &peer.identifier(), identifier),
             outgoing: split.k2,
             incoming: split.k1,
             profile: self.config.profile,
@@ -237,7 +240,7 @@ impl fmt::Debug for Responder {
 
 fn third_fits(mode: Mode, noise: &[u8]) -> bool {
     let [_, _, empty] = mode.message_bytes();
-    (empty..=empty + PAYLOAD_MAX).contains(&noise.len())
+    (empty..=empty + PAYLOAD_BYTES_MAX).contains(&noise.len())
 }
 
 const RESENDS_MAX: u8 = 4;

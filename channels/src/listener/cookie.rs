@@ -33,7 +33,8 @@ impl CookieKeys {
             return;
         }
         let key = SharedSecret::new(&zeroize::Zeroizing::new(random.bytes()));
-        self.previous = self.current.replace(EpochKey { epoch, key }).filter(|previous| previous.epoch + 1 == epoch);
+        self.previous =
+            self.current.replace(EpochKey { epoch, key }).filter(|previous| previous.epoch + 1 == epoch);
     }
 
     /// A cookie of the current epoch; `None` before the first [`Self::rotate`].

@@ -30,7 +30,8 @@ impl Rates {
         self.sweep(now);
         let (per_second, burst) = (f64::from(self.per_second), f64::from(self.burst));
         let bucket = self.buckets.entry(flow).or_insert(Bucket { tokens: burst, at: now.mono });
-        bucket.tokens = (bucket.tokens + now.mono.saturating_sub(bucket.at).as_secs_f64() * per_second).min(burst);
+        bucket.tokens =
+            (bucket.tokens + now.mono.saturating_sub(bucket.at).as_secs_f64() * per_second).min(burst);
         bucket.at = now.mono;
         if bucket.tokens < 1.0 {
             return false;

@@ -59,7 +59,12 @@ struct Far {
 }
 
 impl Opener {
-    pub(super) fn new(backend: Backend, algorithm: AeadAlgorithm, key: &SharedSecret, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn new(
+        backend: Backend,
+        algorithm: AeadAlgorithm,
+        key: &SharedSecret,
+        pulse: Arc<Pulse>,
+    ) -> Self {
         let key = EpochKey::new(backend, algorithm, key);
         Self {
             epoch: 0,
@@ -106,7 +111,11 @@ impl Opener {
     }
 
     /// Steps 1 to 4: changes nothing but memoised candidates.
-    fn authenticate<'a>(&mut self, now: Now, record: &'a mut [u8]) -> Result<(Sequence, &'a [u8]), ChannelError> {
+    fn authenticate<'a>(
+        &mut self,
+        now: Now,
+        record: &'a mut [u8],
+    ) -> Result<(Sequence, &'a [u8]), ChannelError> {
         if record.len() < OVERHEAD {
             return Err(ChannelError::Malformed("record shorter than an empty one"));
         }
@@ -147,7 +156,8 @@ impl Opener {
     /// The key of a later epoch, at most [`EPOCH_JUMP`] ahead.
     fn candidate(&mut self, epoch: u64) -> &EpochKey {
         let current = &self.current.key;
-        let ahead = self.ahead.get_or_insert_with(|| Box::new(Ahead { secrets: Vec::new(), candidate: None }));
+        let ahead =
+            self.ahead.get_or_insert_with(|| Box::new(Ahead { secrets: Vec::new(), candidate: None }));
         let steps = usize::try_from(epoch - self.epoch).unwrap_or(usize::MAX);
         while ahead.secrets.len() < steps {
             let next = match ahead.secrets.last() {
@@ -159,9 +169,8 @@ impl Opener {
         if ahead.candidate.as_ref().is_none_or(|(of, _)| *of != epoch) {
             ahead.candidate = None;
         }
-        let (_, key) = ahead
-            .candidate
-            .get_or_insert_with(|| (epoch, current.with(&ahead.secrets[steps - 1])));
+        let (_, key) =
+            ahead.candidate.get_or_insert_with(|| (epoch, current.with(&ahead.secrets[steps - 1])));
         key
     }
 

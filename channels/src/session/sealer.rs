@@ -13,8 +13,8 @@ use onward_keys::{AeadAlgorithm, Backend, SharedSecret, TAG_BYTES};
 
 use crate::epoch::EpochKey;
 use crate::record::{
-    BODY_MAX, CloseCode, END_MARK, EPOCH_BITS, FRAGMENT_HEAD_BYTES, FrameType, HEAD_BYTES, HEAD_ROOM, OVERHEAD,
-    PIECE_MAX, Padding, Sequence,
+    BODY_MAX, CloseCode, END_MARK, EPOCH_BITS, FRAGMENT_HEAD_BYTES, FrameType, HEAD_BYTES, HEAD_ROOM,
+    OVERHEAD, PIECE_MAX, Padding, Sequence,
 };
 use crate::schedule::Binding;
 use crate::session::{Pulse, Role};
@@ -183,7 +183,12 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`Self::seal_into`].
-    pub fn seal_confirm(&mut self, now: Now, binding: &Binding, out: &mut Vec<u8>) -> Result<Sequence, ChannelError> {
+    pub fn seal_confirm(
+        &mut self,
+        now: Now,
+        binding: &Binding,
+        out: &mut Vec<u8>,
+    ) -> Result<Sequence, ChannelError> {
         let id = binding.id();
         self.seal_into(now, FrameType::Confirm, id.len(), |body| body.extend_from_slice(id), out)
     }
@@ -192,7 +197,12 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`Self::seal_into`].
-    pub fn seal_empty(&mut self, now: Now, frame_type: FrameType, out: &mut Vec<u8>) -> Result<Sequence, ChannelError> {
+    pub fn seal_empty(
+        &mut self,
+        now: Now,
+        frame_type: FrameType,
+        out: &mut Vec<u8>,
+    ) -> Result<Sequence, ChannelError> {
         self.seal_into(now, frame_type, 0, |_| {}, out)
     }
 
@@ -200,7 +210,12 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`Self::seal_into`].
-    pub fn seal_close(&mut self, now: Now, code: CloseCode, out: &mut Vec<u8>) -> Result<Sequence, ChannelError> {
+    pub fn seal_close(
+        &mut self,
+        now: Now,
+        code: CloseCode,
+        out: &mut Vec<u8>,
+    ) -> Result<Sequence, ChannelError> {
         let last = self.last_data.map_or(u64::MAX, Sequence::value);
         let write = |body: &mut Vec<u8>| {
             body.push(code.code());
@@ -217,7 +232,11 @@ impl Sealer {
     /// # Errors
     /// [`ChannelError::TooLong`] above [`crate::MESSAGE_BYTES_MAX`] or 65 535 pieces,
     /// [`ChannelError::Misuse`] for an empty message or a piece length out of range.
-    pub fn plan_fragments(&mut self, message_bytes: usize, piece_bytes: usize) -> Result<FragmentPlan, ChannelError> {
+    pub fn plan_fragments(
+        &mut self,
+        message_bytes: usize,
+        piece_bytes: usize,
+    ) -> Result<FragmentPlan, ChannelError> {
         if message_bytes == 0 || !(1..=PIECE_MAX).contains(&piece_bytes) {
             return Err(ChannelError::Misuse("nothing to fragment, or pieces of an impossible length"));
         }
@@ -257,7 +276,8 @@ impl Sealer {
     #[must_use]
     pub fn deadline(&self) -> Duration {
         let heard = self.pulse.heard();
-        let mut deadline = (self.began + self.profile.hard_age()).min(heard + IDLE).min(self.last_sent + KEEPALIVE);
+        let mut deadline =
+            (self.began + self.profile.hard_age()).min(heard + IDLE).min(self.last_sent + KEEPALIVE);
         if !self.soft_age_reported {
             deadline = deadline.min(self.began + self.profile.soft_age());
         }
@@ -341,7 +361,10 @@ impl Reserved {
 impl fmt::Debug for Reserved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sequence, frame_type, body_bytes: _, record_bytes: _, key: _ } = self;
-        f.debug_struct("Reserved").field("sequence", sequence).field("frame_type", frame_type).finish_non_exhaustive()
+        f.debug_struct("Reserved")
+            .field("sequence", sequence)
+            .field("frame_type", frame_type)
+            .finish_non_exhaustive()
     }
 }
 
