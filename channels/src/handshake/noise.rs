@@ -1,0 +1,138 @@
+//! One Noise handshake state, so wrapped that it cannot be used after a failure.
+//!
+//! snow restores only part of its state when a step fails, so every step here consumes the state and gives it back
+//! only on success. The remote static key can be read only after the message that carried it has authenticated.
+//!
+//! Specification: docs/protocol.md §3.2, §3.5.
+
+use onward_keys::SharedSecret;
+use snow::params::{
+    BaseChoice, CipherChoice, DHChoice, HandshakeChoice, HandshakeModifier, HandshakeModifierList,
+    HandshakePattern, HashChoice, KemChoice, NoiseParams,
+};
+use snow::{Builder, HandshakeState};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::handshake::{HandshakeConfig, Terms};
+use crate::identity::Identifier;
+use crate::mode::{Mode, Suite};
+use crate::resolver::{Agreements, Resolver};
+use crate::session::Role;
+
+/// A handshake under way.
+pub(super) struct Noise {
+    state: HandshakeState,
+    agreements: Agreements,
+}
+
+/// What a finished handshake leaves.
+pub(super) struct Split {
+    /// Initiator to responder.
+    pub(super) k1: SharedSecret,
+    /// Responder to initiator.
+    pub(super) k2: SharedSecret,
+    pub(super) hash: [u8; 32],
+}
+
+impl Noise {
+    /// A fresh state; `to` is the responder's identifier when the handshake is bound, `seed` is used for nothing else.
+    pub(super) fn new(
+        role: Role,
+        terms: &Terms,
+        to: Option<&Identifier>,
+        config: &HandshakeConfig,
+        seed: &[u8; 32],
+    ) -> Option<Self> {
+        let agreements = Agreements::default();
+        let resolver = Resolver::new(config.backend, seed, config.local.static_public, agreements.clone());
+        let prologue = terms.prologue(to, &config.app);
+        let builder = Builder::with_resolver(params(terms.mode, terms.suite), Box::new(resolver))
+            .prologue(&prologue)
+            .ok()?
+            // snow wants one set; the static key of our resolver ignores it.
+            .local_private_key(&[0; 32])
+            .ok()?;
+        let state = match role {
+            Role::Initiator => builder.build_initiator(),
+            Role::Responder => builder.build_responder(),
+        };
+        Some(Self { state: state.ok()?, agreements })
+    }
+
+    /// Puts the key service's answer for the static key and `peer` where the next step finds it.
+    pub(super) fn agreed(&self, peer: [u8; 32], secret: SharedSecret) {
+        self.agreements.insert(peer, secret);
+    }
+
+    /// Writes the next message around `payload`.
+    pub(super) fn write(mut self, payload: &[u8]) -> Option<(Self, Vec<u8>)> {
+        let mut message = vec![0; payload.len() + MESSAGE_ROOM];
+        let length = self.state.write_message(payload, &mut message).ok()?;
+        message.truncate(length);
+        Some((self, message))
+    }
+
+    /// Reads the next message and returns its payload.
+    pub(super) fn read(mut self, message: &[u8]) -> Option<(Self, Zeroizing<Vec<u8>>)> {
+        let mut payload = Zeroizing::new(vec![0; message.len()]);
+        let length = self.state.read_message(message, &mut payload).ok()?;
+        payload.truncate(length);
+        Some((self, payload))
+    }
+
+    /// The peer's static key, once a message that carries it has been read.
+    pub(super) fn remote_static(&self) -> Option<[u8; 32]> {
+        self.state.get_remote_static()?.try_into().ok()
+    }
+
+    /// The record keys and the handshake hash, if every message has been exchanged.
+    pub(super) fn finish(mut self) -> Option<Split> {
+        // The raw split does not check this itself.
+        if !self.state.is_handshake_finished() {
+            return None;
+        }
+        let hash = self.state.get_handshake_hash().try_into().ok()?;
+        let (mut k1, mut k2) = self.state.dangerously_get_raw_split();
+        let split = Split { k1: SharedSecret::new(&k1), k2: SharedSecret::new(&k2), hash };
+        k1.zeroize();
+        k2.zeroize();
+        Some(split)
+    }
+}
+
+/// The Noise protocol of a mode and suite. Built by hand, since snow parses no name with ML-KEM; what is hashed is
+/// the name, and snow's one KEM choice is only a token for the KEM that our resolver supplies.
+fn params(mode: Mode, suite: Suite) -> NoiseParams {
+    let (modifiers, kem) = match mode {
+        Mode::HybridXx => (vec![HandshakeModifier::Hfs], Some(KemChoice::Kyber1024)),
+        Mode::ClassicalXx => (Vec::new(), None),
+    };
+    let cipher = match suite {
+        Suite::ChaChaPoly => CipherChoice::ChaChaPoly,
+        Suite::AesGcm => CipherChoice::AESGCM,
+    };
+    NoiseParams::new(
+        protocol_name(mode, suite).to_owned(),
+        BaseChoice::Noise,
+        HandshakeChoice {
+            pattern: HandshakePattern::XX,
+            modifiers: HandshakeModifierList { list: modifiers },
+        },
+        DHChoice::Curve25519,
+        kem,
+        cipher,
+        HashChoice::Blake2s,
+    )
+}
+
+fn protocol_name(mode: Mode, suite: Suite) -> &'static str {
+    match (mode, suite) {
+        (Mode::HybridXx, Suite::ChaChaPoly) => "Noise_XXhfs_25519+MLKEM768_ChaChaPoly_BLAKE2s",
+        (Mode::HybridXx, Suite::AesGcm) => "Noise_XXhfs_25519+MLKEM768_AESGCM_BLAKE2s",
+        (Mode::ClassicalXx, Suite::ChaChaPoly) => "Noise_XX_25519_ChaChaPoly_BLAKE2s",
+        (Mode::ClassicalXx, Suite::AesGcm) => "Noise_XX_25519_AESGCM_BLAKE2s",
+    }
+}
+
+/// More than any message of any mode adds to its payload.
+const MESSAGE_ROOM: usize = 1_400;

@@ -1,0 +1,428 @@
+//! The sending half of a channel: numbers, epochs, padding, and the channel's timers.
+//!
+//! A number is given out once and never taken back: a record that fails after it was numbered burns its number.
+//!
+//! Specification: docs/protocol.md §3.3 (records), §3.4 (timers).
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onward_keys::{AeadAlgorithm, Backend, SharedSecret, TAG_BYTES};
+
+use crate::epoch::EpochKey;
+use crate::record::{
+    BODY_MAX, CloseCode, END_MARK, EPOCH_BITS, FRAGMENT_HEAD_BYTES, FrameType, HEAD_BYTES, HEAD_ROOM,
+    OVERHEAD, PIECE_MAX, Padding, Sequence,
+};
+use crate::schedule::Binding;
+use crate::session::{Pulse, Role};
+use crate::time::Profile;
+use crate::{ChannelError, Now};
+
+/// Seals what one end of a channel sends, and says when something is due.
+///
+/// Not `Clone`: two counters under one key would repeat a nonce. Holds one AEAD context and allocates only when
+/// an epoch ends.
+pub struct Sealer {
+    /// The number of the next record, unless the epoch is too old.
+    next: u64,
+    /// The epoch `key` belongs to.
+    epoch: u64,
+    /// Shared with the records that are reserved but not yet sealed.
+    key: Arc<EpochKey>,
+    /// When the first record of this epoch was sealed.
+    epoch_began: Option<Duration>,
+    /// Number of the last DATA or FRAG.
+    last_data: Option<Sequence>,
+    next_message: u32,
+    /// Bytes sealed so far, with everything around them.
+    sent_bytes: u64,
+    padding: Padding,
+    role: Role,
+    profile: Profile,
+    began: Duration,
+    last_sent: Duration,
+    /// When the first record after the last heard one was sent.
+    waiting_since: Option<Duration>,
+    /// When [`Due::AskRehandshake`] was last reported.
+    asked: Option<Duration>,
+    soft_age_reported: bool,
+    pulse: Arc<Pulse>,
+}
+
+/// What a timer of the channel calls for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Due {
+    /// Nothing was sent for 75 s: seal a KEEPALIVE.
+    KeepAlive,
+    /// Seal a REHANDSHAKE (an initiator instead starts a new handshake). Reported at most once in 30 s.
+    AskRehandshake,
+    /// The soft age or the soft amount is reached, once: as [`Due::AskRehandshake`].
+    SoftAge,
+    /// Close with this code, then drop the session.
+    Close(CloseCode),
+}
+
+impl Sealer {
+    #[expect(clippy::too_many_arguments, reason = "called once, from `Session::new`, which names them")]
+    pub(super) fn new(
+        now: Now,
+        backend: Backend,
+        algorithm: AeadAlgorithm,
+        key: &SharedSecret,
+        profile: Profile,
+        role: Role,
+        padding: Padding,
+        pulse: Arc<Pulse>,
+    ) -> Self {
+        Self {
+            next: 0,
+            epoch: 0,
+            key: Arc::new(EpochKey::new(backend, algorithm, key)),
+            epoch_began: None,
+            last_data: None,
+            next_message: 0,
+            sent_bytes: 0,
+            padding,
+            role,
+            profile,
+            began: now.mono,
+            last_sent: now.mono,
+            waiting_since: None,
+            asked: None,
+            soft_age_reported: false,
+            pulse,
+        }
+    }
+
+    /// Length of the record that carries a body of `body_bytes`, padding included.
+    #[must_use]
+    pub fn sealed_bytes(&self, body_bytes: usize) -> usize {
+        sealed_bytes(self.padding, body_bytes)
+    }
+
+    /// Seals the next record, appending it to `out`: number (8, big endian), ciphertext, tag (16).
+    ///
+    /// `write_body` appends exactly `body_bytes` to the vector it is given, which is `out`. Appends
+    /// [`Self::sealed_bytes`]; allocates nothing when `out` has that much room.
+    ///
+    /// # Errors
+    /// [`ChannelError::TooLong`] above [`BODY_MAX`], [`ChannelError::Exhausted`] at the end of all numbers,
+    /// [`ChannelError::Misuse`] when `write_body` appended another amount. `out` is then as before.
+    ///
+    /// Source: docs/protocol.md §3.3.
+    pub fn seal_into(
+        &mut self,
+        now: Now,
+        frame_type: FrameType,
+        body_bytes: usize,
+        write_body: impl FnOnce(&mut Vec<u8>),
+        out: &mut Vec<u8>,
+    ) -> Result<Sequence, ChannelError> {
+        check_body(body_bytes)?;
+        let start = out.len();
+        let length = self.sealed_bytes(body_bytes);
+        out.reserve(length);
+        out.extend_from_slice(&[0; HEAD_ROOM]);
+        write_body(out);
+        if out.len() != start + HEAD_ROOM + body_bytes {
+            out.truncate(start);
+            return Err(ChannelError::Misuse("a body of another length than announced"));
+        }
+        out.resize(start + length, 0);
+        // Numbered only now: what fails before has burnt nothing.
+        let sealed = self
+            .reserve(now, frame_type, body_bytes)
+            .and_then(|reserved| reserved.seal_in_place(&mut out[start..]));
+        if sealed.is_err() {
+            out.truncate(start);
+        }
+        sealed
+    }
+
+    /// Takes the next number for a record around `body_bytes`, to be sealed outside the lock this sealer lives behind.
+    ///
+    /// # Errors
+    /// [`ChannelError::TooLong`] above [`BODY_MAX`], [`ChannelError::Exhausted`] at the end of all numbers; nothing
+    /// is numbered then.
+    pub fn reserve(
+        &mut self,
+        now: Now,
+        frame_type: FrameType,
+        body_bytes: usize,
+    ) -> Result<Reserved, ChannelError> {
+        check_body(body_bytes)?;
+        let too_old = self.epoch_began.is_some_and(|began| now.mono.saturating_sub(began) >= EPOCH_AGE);
+        let number = if too_old { (self.epoch + 1) << EPOCH_BITS } else { self.next };
+        if number >= NUMBER_END {
+            return Err(ChannelError::Exhausted);
+        }
+        let sequence = Sequence::new(number);
+        if sequence.epoch() != self.epoch {
+            self.key = Arc::new(self.key.next());
+            self.epoch = sequence.epoch();
+            self.epoch_began = None;
+        }
+        self.next = number + 1;
+        self.epoch_began.get_or_insert(now.mono);
+        if matches!(frame_type, FrameType::Data | FrameType::Fragment) {
+            self.last_data = Some(sequence);
+        }
+        self.last_sent = now.mono;
+        if self.waiting_since.is_none_or(|since| since <= self.pulse.heard()) {
+            self.waiting_since = Some(now.mono);
+        }
+        let record_bytes = self.sealed_bytes(body_bytes);
+        self.sent_bytes = self.sent_bytes.saturating_add(record_bytes as u64);
+        Ok(Reserved { sequence, frame_type, body_bytes, record_bytes, key: Arc::clone(&self.key) })
+    }
+
+    /// Appends a CONFIRM of `binding` to `out`.
+    ///
+    /// # Errors
+    /// As [`Self::seal_into`].
+    pub fn seal_confirm(
+        &mut self,
+        now: Now,
+        binding: &Binding,
+        out: &mut Vec<u8>,
+    ) -> Result<Sequence, ChannelError> {
+        let id = binding.id();
+        self.seal_into(now, FrameType::Confirm, id.len(), |body| body.extend_from_slice(id), out)
+    }
+
+    /// Appends a frame without a body to `out`: KEEPALIVE or REHANDSHAKE.
+    ///
+    /// # Errors
+    /// As [`Self::seal_into`].
+    pub fn seal_empty(
+        &mut self,
+        now: Now,
+        frame_type: FrameType,
+        out: &mut Vec<u8>,
+    ) -> Result<Sequence, ChannelError> {
+        self.seal_into(now, frame_type, 0, |_| {}, out)
+    }
+
+    /// Appends a CLOSE to `out`, naming the last DATA or FRAG. Drop the sealer afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::seal_into`].
+    pub fn seal_close(
+        &mut self,
+        now: Now,
+        code: CloseCode,
+        out: &mut Vec<u8>,
+    ) -> Result<Sequence, ChannelError> {
+        let last = self.last_data.map_or(u64::MAX, Sequence::value);
+        let write = |body: &mut Vec<u8>| {
+            body.push(code.code());
+            body.extend_from_slice(&last.to_be_bytes());
+        };
+        self.seal_into(now, FrameType::Close, 9, write, out)
+    }
+
+    /// Plans the pieces of a message of `message_bytes` that does not fit one record.
+    ///
+    /// `piece_bytes` is the longest piece, 1 to [`PIECE_MAX`]; seal each planned piece as a
+    /// [`FrameType::Fragment`] whose body is its head and then its range of the message.
+    ///
+    /// # Errors
+    /// [`ChannelError::TooLong`] above [`crate::MESSAGE_BYTES_MAX`] or 65 535 pieces,
+    /// [`ChannelError::Misuse`] for an empty message or a piece length out of range.
+    pub fn plan_fragments(
+        &mut self,
+        message_bytes: usize,
+        piece_bytes: usize,
+    ) -> Result<FragmentPlan, ChannelError> {
+        if message_bytes == 0 || !(1..=PIECE_MAX).contains(&piece_bytes) {
+            return Err(ChannelError::Misuse("nothing to fragment, or pieces of an impossible length"));
+        }
+        let limit = crate::MESSAGE_BYTES_MAX.min(piece_bytes.saturating_mul(usize::from(u16::MAX)));
+        let count = message_bytes.div_ceil(piece_bytes);
+        let (true, Ok(count)) = (message_bytes <= limit, u16::try_from(count)) else {
+            return Err(ChannelError::TooLong { length: message_bytes, limit });
+        };
+        let message = self.next_message;
+        self.next_message = self.next_message.wrapping_add(1);
+        Ok(FragmentPlan { message, count, index: 0, message_bytes, piece_bytes })
+    }
+
+    /// What is due at `now`, most urgent first; call again until `None`, then at [`Self::deadline`].
+    pub fn due(&mut self, now: Now) -> Option<Due> {
+        let age = now.mono.saturating_sub(self.began);
+        let heard = self.pulse.heard();
+        if age >= self.profile.hard_age() {
+            return Some(Due::Close(CloseCode::Lifetime));
+        }
+        if now.mono.saturating_sub(heard) >= IDLE {
+            return Some(Due::Close(CloseCode::Idle));
+        }
+        if !self.soft_age_reported && (age >= self.profile.soft_age() || self.sent_bytes >= SOFT_BYTES) {
+            self.soft_age_reported = true;
+            return Some(Due::SoftAge);
+        }
+        if self.may_ask(now) && (self.pulse.wants_rehandshake() || self.unanswered(now, heard)) {
+            self.asked = Some(now.mono);
+            self.pulse.forget_rehandshake();
+            return Some(Due::AskRehandshake);
+        }
+        (now.mono.saturating_sub(self.last_sent) >= KEEPALIVE).then_some(Due::KeepAlive)
+    }
+
+    /// When [`Self::due`] may next have something to say, if nothing is sent or heard until then.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        let heard = self.pulse.heard();
+        let mut deadline =
+            (self.began + self.profile.hard_age()).min(heard + IDLE).min(self.last_sent + KEEPALIVE);
+        if !self.soft_age_reported {
+            deadline = deadline.min(self.began + self.profile.soft_age());
+        }
+        if let Some(since) = self.waiting_since.filter(|since| *since > heard) {
+            deadline = deadline.min((since + UNANSWERED).max(self.ask_again()));
+        }
+        deadline
+    }
+
+    /// Which end this is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    fn unanswered(&self, now: Now, heard: Duration) -> bool {
+        self.waiting_since.is_some_and(|since| since > heard && now.mono.saturating_sub(since) >= UNANSWERED)
+    }
+
+    fn may_ask(&self, now: Now) -> bool {
+        now.mono >= self.ask_again()
+    }
+
+    fn ask_again(&self) -> Duration {
+        self.asked.map_or(Duration::ZERO, |asked| asked + ASK_INTERVAL)
+    }
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealer").field("next", &self.next).field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
+/// A number that was taken and not yet used. Dropping it burns the number, which is harmless.
+pub struct Reserved {
+    sequence: Sequence,
+    frame_type: FrameType,
+    body_bytes: usize,
+    record_bytes: usize,
+    key: Arc<EpochKey>,
+}
+
+impl Reserved {
+    /// Seals the record where its body already lies.
+    ///
+    /// `buffer` is the whole record: [`HEAD_ROOM`] bytes, then the body, then room for the end mark, padding and tag;
+    /// its length is [`Self::record_bytes`]. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`ChannelError::Misuse`] for a buffer of another length; `buffer` is then as before.
+    pub fn seal_in_place(self, buffer: &mut [u8]) -> Result<Sequence, ChannelError> {
+        if buffer.len() != self.record_bytes {
+            return Err(ChannelError::Misuse("a buffer of another length than its record"));
+        }
+        let number = self.sequence.value();
+        let (head, rest) = buffer.split_at_mut(HEAD_BYTES);
+        let (plaintext, tag) = rest.split_at_mut(rest.len() - TAG_BYTES);
+        head.copy_from_slice(&number.to_be_bytes());
+        plaintext[0] = self.frame_type as u8;
+        let padding = &mut plaintext[1 + self.body_bytes..];
+        padding.fill(0);
+        padding[0] = END_MARK;
+        tag.copy_from_slice(&self.key.seal(number, plaintext));
+        Ok(self.sequence)
+    }
+
+    /// Length of the whole record, padding included.
+    #[must_use]
+    pub fn record_bytes(&self) -> usize {
+        self.record_bytes
+    }
+
+    /// The number this record will have.
+    #[must_use]
+    pub fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+}
+
+impl fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sequence, frame_type, body_bytes: _, record_bytes: _, key: _ } = self;
+        f.debug_struct("Reserved")
+            .field("sequence", sequence)
+            .field("frame_type", frame_type)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The pieces a message is cut into, in order. Made by [`Sealer::plan_fragments`].
+#[derive(Clone, Debug)]
+pub struct FragmentPlan {
+    message: u32,
+    count: u16,
+    index: u16,
+    message_bytes: usize,
+    piece_bytes: usize,
+}
+
+/// One piece of a planned message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PlannedFragment {
+    /// What the body begins with: message (4), index (2), count (2), big endian.
+    pub head: [u8; FRAGMENT_HEAD_BYTES],
+    /// Which bytes of the message follow.
+    pub range: Range<usize>,
+}
+
+impl Iterator for FragmentPlan {
+    type Item = PlannedFragment;
+
+    fn next(&mut self) -> Option<PlannedFragment> {
+        if self.index == self.count {
+            return None;
+        }
+        let start = usize::from(self.index) * self.piece_bytes;
+        let end = (start + self.piece_bytes).min(self.message_bytes);
+        let [m3, m2, m1, m0] = self.message.to_be_bytes();
+        let [i1, i0] = self.index.to_be_bytes();
+        let [c1, c0] = self.count.to_be_bytes();
+        self.index += 1;
+        Some(PlannedFragment { head: [m3, m2, m1, m0, i1, i0, c1, c0], range: start..end })
+    }
+}
+
+fn sealed_bytes(padding: Padding, body_bytes: usize) -> usize {
+    // The plaintext is the body with its type and end mark.
+    padding.padded(body_bytes + 2) + OVERHEAD - 2
+}
+
+fn check_body(length: usize) -> Result<(), ChannelError> {
+    if length > BODY_MAX {
+        return Err(ChannelError::TooLong { length, limit: BODY_MAX });
+    }
+    Ok(())
+}
+
+/// An epoch is left at the first send after this time since its first record.
+const EPOCH_AGE: Duration = Duration::from_secs(120);
+const KEEPALIVE: Duration = Duration::from_secs(75);
+const IDLE: Duration = Duration::from_secs(300);
+/// Sending this long without hearing anything authentic calls for a new handshake.
+const UNANSWERED: Duration = Duration::from_secs(120);
+const ASK_INTERVAL: Duration = Duration::from_secs(30);
+const SOFT_BYTES: u64 = 1 << 40;
+/// Numbers stay below 2^62, so that a record's first byte tells it from a handshake message.
+const NUMBER_END: u64 = 1 << 62;
