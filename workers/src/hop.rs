@@ -9,6 +9,7 @@ use onward_routing::{Message, Route};
 use crate::context::Context;
 use crate::error::Failure;
 use crate::payload::Raw;
+use crate::room::Charge;
 use crate::router::{Next, Router, Step};
 use crate::worker::Worker;
 
@@ -17,7 +18,7 @@ use crate::worker::Worker;
 pub struct Hop;
 
 impl Step for Hop {
-    fn step(&self, _: &Arc<Router>, mut message: Message) -> Next {
+    fn step(&self, _: &Arc<Router>, mut message: Message, _: Option<Charge>) -> Next {
         let result = message.hop();
         Next::after(result, message)
     }
@@ -39,7 +40,7 @@ impl Relay {
 }
 
 impl Step for Relay {
-    fn step(&self, _: &Arc<Router>, mut message: Message) -> Next {
+    fn step(&self, _: &Arc<Router>, mut message: Message, _: Option<Charge>) -> Next {
         let result = message.relay(self.route.as_ref());
         Next::after(result, message)
     }

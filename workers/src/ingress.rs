@@ -173,19 +173,14 @@ impl Lane {
     async fn drain(self: Arc<Self>, router: Arc<Router>) {
         while let Some(pending) = self.take_first() {
             let bytes = pending.bytes();
-            // A closed target refuses the message in `resume` and its sender is told.
-            let _ = pending.room().await;
-            match router.resume(pending) {
-                Walk::Done(_) => {}
-                Walk::Refused(code, message) => router.report(message, code),
-                // Behind the step that had room another target is full: this sender's turn to wait.
-                Walk::Full(next) => {
-                    let message = next.message;
-                    if let Err(error) = router.send(message).await {
-                        let code = error.code();
-                        router.report(error.into_message(), code);
-                    }
-                }
+            let mut walk = router.resume(pending, None);
+            while let Walk::Full(pending) = walk {
+                // A closed target refuses the message in `resume` and its sender is told.
+                let charge = pending.charge().await.ok();
+                walk = router.resume(pending, charge);
+            }
+            if let Walk::Refused(code, message) = walk {
+                router.report(message, code);
             }
             self.release(bytes, router.limits.lane_bytes);
         }

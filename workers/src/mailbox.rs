@@ -43,7 +43,7 @@ pub(crate) enum Notice {
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     pub(crate) address: Address,
-    pub(crate) room: Room,
+    pub(crate) room: Arc<Room>,
     state: Mutex<State>,
 }
 
@@ -59,7 +59,7 @@ struct State {
 
 impl Mailbox {
     pub(crate) fn new(address: Address, bytes: usize) -> Arc<Self> {
-        Arc::new(Self { address, room: Room::new(bytes), state: Mutex::default() })
+        Arc::new(Self { address, room: Arc::new(Room::new(bytes)), state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -119,6 +119,10 @@ impl Mailbox {
         let cost = batch.iter().map(|message| self.room.cost(message.memory())).sum();
         self.room.give_cost(cost);
         Poll::Ready(None)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state().closed
     }
 
     /// Whether a stop waits, so that the rest of a batch is not handled.

@@ -1,7 +1,9 @@
 //! Room in a bounded queue, counted in bytes and given out in the order it was asked for.
 //!
-//! Taking room and using it must not be separated by an await: what is taken is not returned by a
-//! drop. Every entry takes at least [`CHARGE_MIN`], so that a bound in bytes is also one in count.
+//! Room taken at once is given back by whoever empties the queue; room that was waited for is a
+//! [`Charge`] until it is spent. Every entry takes at least [`CHARGE_MIN`], so that a bound in bytes is also one in count.
+
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
@@ -34,6 +36,8 @@ impl Room {
     }
 
     /// Takes room for an entry of `bytes` now, if nobody waits for it and there is enough.
+    ///
+    /// What is taken is given back with [`Room::give`] and the same number of bytes.
     #[must_use]
     pub fn try_take(&self, bytes: usize) -> bool {
         match self.free.try_acquire_many(self.charge(bytes)) {
@@ -52,14 +56,14 @@ impl Room {
     ///
     /// # Cancel safety
     /// Dropped before it is ready it takes nothing.
-    pub async fn take(&self, bytes: usize) -> Result<(), Closed> {
+    pub async fn take(self: Arc<Self>, bytes: usize) -> Result<Charge, Closed> {
         self.free.acquire_many(self.charge(bytes)).await.map_err(|_| Closed)?.forget();
-        Ok(())
+        Ok(Charge { room: self, bytes })
     }
 
     /// Gives back what an entry of `bytes` took.
     pub fn give(&self, bytes: usize) {
-        self.free.add_permits(self.charge(bytes) as usize);
+        self.give_cost(self.cost(bytes));
     }
 
     /// Gives back what several entries took: the sum of their [`Room::cost`].
@@ -73,17 +77,44 @@ impl Room {
         self.charge(bytes) as usize
     }
 
-    /// Whether at least half of the room is free.
-    #[must_use]
-    pub fn is_half_free(&self) -> bool {
-        self.free.available_permits() >= self.capacity as usize / 2
-    }
-
     /// Ends every wait and every further take.
     pub fn close(&self) {
         self.free.close();
     }
 }
+
+/// Room that was waited for; given back when dropped unless it is spent.
+#[derive(Debug)]
+pub struct Charge {
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Uses the charge for an entry of `bytes` in `room`; `false` gives it back, if it was taken
+    /// elsewhere or for another size.
+    #[must_use]
+    pub fn spend(self, room: &Room, bytes: usize) -> bool {
+        let fits = std::ptr::eq(&*self.room, room) && self.room.cost(self.bytes) == room.cost(bytes);
+        if fits {
+            // Not given back by the drop: the entry now holds it.
+            let mut spent = self;
+            spent.bytes = SPENT;
+        }
+        fits
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if self.bytes != SPENT {
+            self.room.give(self.bytes);
+        }
+    }
+}
+
+/// The size that marks a spent charge.
+const SPENT: usize = usize::MAX;
 
 #[cfg(test)]
 mod tests {
@@ -91,7 +122,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_is_bounded_in_count_and_bytes_and_closes() {
-        let room = Room::new(1024);
+        let room = Arc::new(Room::new(1024));
         assert_eq!((0..9).filter(|_| room.try_take(1)).count(), 4);
         room.give(1);
         assert!(!room.try_take(257));
@@ -99,8 +130,16 @@ mod tests {
             room.give(1);
         }
         assert!(room.try_take(1 << 30), "a larger entry enters an empty queue");
-        assert!(!room.is_half_free());
+        room.give(1 << 30);
+        let charge = Arc::clone(&room).take(1).await.unwrap();
+        assert!(!room.try_take(1024));
+        drop(charge);
+        assert!(room.try_take(1024), "a dropped charge is given back");
+        room.give(1024);
+        let charge = Arc::clone(&room).take(1).await.unwrap();
+        assert!(charge.spend(&room, 200), "the same cost");
+        assert!(!room.try_take(1024), "a spent charge is not");
         room.close();
-        assert_eq!(room.take(1).await, Err(Closed));
+        assert_eq!(room.take(1).await.unwrap_err(), Closed);
     }
 }

@@ -23,7 +23,7 @@ use tokio::task::coop;
 use crate::ask::{Asks, Random};
 use crate::error::{SendError, StartError};
 use crate::mailbox::Mailbox;
-use crate::room::Room;
+use crate::room::{Charge, Room};
 
 /// The bounds of a node's workers; each is documented with its default.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -64,19 +64,33 @@ impl Default for Limits {
 
 /// What a worker's address leads to besides a mailbox: something that acts on the sender's task.
 pub trait Step: Send + Sync + 'static {
-    /// The room a message takes before [`Step::step`] is called; `None` when it needs none.
-    fn room(&self) -> Option<&Room> {
+    /// Acts on a message whose nearest onward address is this step's. Must not block.
+    ///
+    /// A step that needs room takes it itself and answers [`Next::Full`] when there is none; it is then
+    /// called again with the `charge` that was waited for.
+    fn step(&self, router: &Arc<Router>, message: Message, charge: Option<Charge>) -> Next;
+
+    /// This step as one that takes whole frames, if it is one.
+    fn as_sink(&self) -> Option<&dyn FrameSink> {
         None
     }
+}
 
-    /// The bytes a message takes of that room.
-    fn charge(&self, message: &Message) -> usize {
-        message.encoded_len()
-    }
+/// An egress into which a secure channel seals its records: whole frames, written in place under the
+/// egress's lock, so that the order on the wire is the order of numbers and nothing is allocated.
+pub trait FrameSink: Send + Sync {
+    /// The flow whose peer the frames go to.
+    fn flow(&self) -> FlowId;
 
-    /// Acts on a message whose nearest onward address is this step's, after room for it was taken.
-    /// Must not block.
-    fn step(&self, router: &Arc<Router>, message: Message) -> Next;
+    /// The room that frames take.
+    fn room(&self) -> &Arc<Room>;
+
+    /// Appends one frame for which room for `bytes` was taken: `write` appends exactly one encoded
+    /// message to the buffer it is given.
+    ///
+    /// # Errors
+    /// [`Closed`](crate::Closed): `write` was not called, and the room is gone with the egress.
+    fn append(&self, bytes: usize, write: &mut dyn FnMut(&mut Vec<u8>)) -> Result<(), crate::Closed>;
 }
 
 /// What a [`Step`] did with a message.
@@ -86,6 +100,8 @@ pub enum Next {
     Forward(Message),
     /// It is on its way; its block may be used again.
     Done(Option<Message>),
+    /// It needs so many bytes of this room first; nothing has happened.
+    Full(Arc<Room>, usize, Message),
     /// It is refused.
     Refused(ErrorCode, Message),
 }
@@ -117,20 +133,6 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    fn room(&self) -> Option<&Room> {
-        match self {
-            Self::Mailbox(mailbox) => Some(&mailbox.room),
-            Self::Step(step) => step.room(),
-        }
-    }
-
-    fn charge(&self, message: &Message) -> usize {
-        match self {
-            Self::Mailbox(_) => message.memory(),
-            Self::Step(step) => step.charge(message),
-        }
-    }
-
     /// Tells targets apart; equal for equal targets as long as one of them is held.
     pub(crate) fn key(&self) -> usize {
         match self {
@@ -142,12 +144,37 @@ impl Target {
     pub(crate) fn is_mailbox(&self) -> bool {
         matches!(self, Self::Mailbox(_))
     }
+
+    fn act(&self, router: &Arc<Router>, message: Message, charge: Option<Charge>) -> Next {
+        match self {
+            Self::Step(step) => step.step(router, message, charge),
+            Self::Mailbox(mailbox) => {
+                let bytes = message.memory();
+                if !charge.is_some_and(|charge| charge.spend(&mailbox.room, bytes)) && !mailbox.room.try_take(bytes) {
+                    return if mailbox.is_closed() {
+                        Next::Refused(ErrorCode::Stopped, message)
+                    } else {
+                        Next::Full(Arc::clone(&mailbox.room), bytes, message)
+                    };
+                }
+                match mailbox.push(message) {
+                    Ok(()) => {
+                        router.counters.delivered.fetch_add(1, Ordering::Relaxed);
+                        Next::Done(None)
+                    }
+                    Err(message) => Next::Refused(ErrorCode::Stopped, message),
+                }
+            }
+        }
+    }
 }
 
 /// A message that waits for room at its target.
 pub(crate) struct Pending {
     pub(crate) message: Message,
     pub(crate) target: Target,
+    room: Arc<Room>,
+    bytes: usize,
 }
 
 impl Pending {
@@ -155,12 +182,9 @@ impl Pending {
         self.message.memory()
     }
 
-    /// Waits for room and takes it; the message must then be resumed at once.
-    pub(crate) async fn room(&self) -> Result<(), crate::room::Closed> {
-        match self.target.room() {
-            Some(room) => room.take(self.target.charge(&self.message)).await,
-            None => Ok(()),
-        }
+    /// Waits for room at the target.
+    pub(crate) async fn charge(&self) -> Result<Charge, crate::room::Closed> {
+        Arc::clone(&self.room).take(self.bytes).await
     }
 }
 
@@ -335,12 +359,12 @@ impl Router {
     async fn send_when_free(self: &Arc<Self>, mut pending: Box<Pending>) -> Result<(), SendError> {
         let until = tokio::time::Instant::now() + self.limits.send_wait;
         loop {
-            match tokio::time::timeout_at(until, pending.room()).await {
+            let charge = match tokio::time::timeout_at(until, pending.charge()).await {
                 Err(_) => return Err(SendError::Full(pending.message)),
                 Ok(Err(_)) => return Err(SendError::refused(ErrorCode::Stopped, pending.message)),
-                Ok(Ok(())) => {}
-            }
-            match self.resume(*pending) {
+                Ok(Ok(charge)) => charge,
+            };
+            match self.resume(*pending, Some(charge)) {
                 Walk::Done(_) => return Ok(()),
                 Walk::Refused(code, message) => return Err(SendError::refused(code, message)),
                 Walk::Full(next) => pending = Box::new(next),
@@ -370,42 +394,30 @@ impl Router {
                 Ok(Found::Target(target)) => target,
                 Err(code) => return Walk::Refused(code, message),
             };
-            let is_held = held.is_some_and(|held| held(&target));
-            let has_room = match target.room() {
-                Some(room) => !is_held && room.try_take(target.charge(&message)),
-                None => true,
-            };
-            if !has_room {
-                return Walk::Full(Pending { message, target });
+            if held.is_some_and(|held| held(&target)) {
+                // Others wait for this target already: it has to be asked in their order.
+                let room = Arc::new(Room::new(0));
+                let bytes = message.memory();
+                return Walk::Full(Pending { message, target, room, bytes });
             }
-            message = match self.act(&target, message) {
+            message = match target.act(self, message, None) {
                 Next::Forward(message) => message,
                 Next::Done(spare) => return Walk::Done(spare),
+                Next::Full(room, bytes, message) => return Walk::Full(Pending { message, target, room, bytes }),
                 Next::Refused(code, message) => return Walk::Refused(code, message),
             };
         }
         Walk::Refused(ErrorCode::HopLimit, message)
     }
 
-    /// Goes on with a message for which room was taken.
-    pub(crate) fn resume(self: &Arc<Self>, pending: Pending) -> Walk {
-        match self.act(&pending.target, pending.message) {
+    /// Goes on with a message that waited, with the room it waited for.
+    pub(crate) fn resume(self: &Arc<Self>, pending: Pending, charge: Option<Charge>) -> Walk {
+        let Pending { message, target, .. } = pending;
+        match target.act(self, message, charge) {
             Next::Forward(message) => self.walk(message, None),
             Next::Done(spare) => Walk::Done(spare),
+            Next::Full(room, bytes, message) => Walk::Full(Pending { message, target, room, bytes }),
             Next::Refused(code, message) => Walk::Refused(code, message),
-        }
-    }
-
-    fn act(self: &Arc<Self>, target: &Target, message: Message) -> Next {
-        match target {
-            Target::Mailbox(mailbox) => match mailbox.push(message) {
-                Ok(()) => {
-                    self.counters.delivered.fetch_add(1, Ordering::Relaxed);
-                    Next::Done(None)
-                }
-                Err(message) => Next::Refused(ErrorCode::Stopped, message),
-            },
-            Target::Step(step) => step.step(self, message),
         }
     }
 
