@@ -14,6 +14,8 @@ use crate::run;
 /// When one fails or a tool is missing.
 pub(crate) fn run() -> Result<()> {
     run::succeed(&mut run::cargo(["fmt", "--all", "--check"]))?;
+    let fuzz = ["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"];
+    run::succeed(&mut run::cargo(fuzz))?;
     run::succeed(&mut run::cargo([
         "clippy",
         "--workspace",
