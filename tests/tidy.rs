@@ -20,13 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("onward-transports", &["onward-routing", "onward-workers"]),
     (
         "onward-node",
-        &[
-            "onward-channels",
-            "onward-keys",
-            "onward-routing",
-            "onward-transports",
-            "onward-workers",
-        ],
+        &["onward-channels", "onward-keys", "onward-routing", "onward-transports", "onward-workers"],
     ),
     (
         "onward",
@@ -157,10 +151,7 @@ fn pure_crates_read_no_clock_and_open_no_socket() {
         // The lint sees what a search for words cannot, such as a renamed import.
         let lints = read(&root().join(package).join("clippy.toml"));
         for method in ["std::time::Instant::now", "std::time::SystemTime::now"] {
-            assert!(
-                lints.contains(method),
-                "{package}/clippy.toml does not disallow {method}"
-            );
+            assert!(lints.contains(method), "{package}/clippy.toml does not disallow {method}");
         }
     }
 }
@@ -174,20 +165,13 @@ fn unsafe_code_is_forbidden_everywhere() {
     );
     for manifest in manifests(&metadata()) {
         let lints = section(&read(&manifest), "lints").contains("workspace = true");
-        assert!(
-            lints,
-            "{} does not take the lints of the workspace",
-            shown(&manifest)
-        );
+        assert!(lints, "{} does not take the lints of the workspace", shown(&manifest));
     }
 }
 
 #[test]
 fn every_source_says_what_it_is_for() {
-    let sources: Vec<PathBuf> = tree()
-        .into_iter()
-        .filter(|path| has_extension(path, "rs"))
-        .collect();
+    let sources: Vec<PathBuf> = tree().into_iter().filter(|path| has_extension(path, "rs")).collect();
     assert!(sources.len() > 10, "only {} sources found", sources.len());
     for path in sources {
         assert_clean(opening_faults(&shown(&path), &read(&path)));
@@ -209,10 +193,7 @@ fn every_package_comes_from_the_public_registry() {
     for lock in ["Cargo.lock", "fuzz/Cargo.lock"] {
         assert_clean(source_faults(lock, &read(&root().join(lock))));
     }
-    for path in tree()
-        .iter()
-        .filter(|path| path.ends_with(".cargo/config.toml"))
-    {
+    for path in tree().iter().filter(|path| path.ends_with(".cargo/config.toml")) {
         assert_clean(registry_faults(&shown(path), &read(path)));
     }
 }
@@ -240,34 +221,14 @@ fn every_fuzz_target_has_a_binary_and_a_corpus() {
 fn the_smallest_build_is_small_and_pure_rust() {
     let tree = Command::new(env!("CARGO"))
         .current_dir(root())
-        .args([
-            "tree",
-            "--locked",
-            "--package",
-            "onward",
-            "--no-default-features",
-        ])
-        .args([
-            "--features",
-            "tcp,channels",
-            "--edges",
-            "normal,build",
-            "--prefix",
-            "none",
-        ])
+        .args(["tree", "--locked", "--package", "onward", "--no-default-features"])
+        .args(["--features", "tcp,channels", "--edges", "normal,build", "--prefix", "none"])
         .args(["--target", "x86_64-unknown-linux-gnu", "--format", "{p}"])
         .output()
         .unwrap();
-    assert!(
-        tree.status.success(),
-        "{}",
-        String::from_utf8_lossy(&tree.stderr)
-    );
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let tree = String::from_utf8(tree.stdout).unwrap();
-    assert!(
-        packages(&tree).contains("onward-channels"),
-        "the tree is not the one meant"
-    );
+    assert!(packages(&tree).contains("onward-channels"), "the tree is not the one meant");
     assert_clean(build_faults(&tree));
 }
 
@@ -279,10 +240,7 @@ fn arrow_faults(metadata: &Value, arrows: &[(&str, &[&str])]) -> Vec<String> {
     let mut faults = Vec::new();
     for package in members(metadata) {
         let Some((_, allowed)) = arrows.iter().find(|(from, _)| *from == name(package)) else {
-            faults.push(format!(
-                "{} has no row in the table of arrows",
-                name(package)
-            ));
+            faults.push(format!("{} has no row in the table of arrows", name(package)));
             continue;
         };
         for to in dependencies(package).map(name) {
@@ -314,11 +272,7 @@ fn code_faults(file: &str, source: &str) -> Vec<String> {
     let mut faults = Vec::new();
     for (number, line) in (1..).zip(source.lines()) {
         let code = line.split("//").next().unwrap_or_default();
-        for word in IMPURE_CODE
-            .iter()
-            .chain(waiting)
-            .filter(|word| code.contains(**word))
-        {
+        for word in IMPURE_CODE.iter().chain(waiting).filter(|word| code.contains(**word)) {
             faults.push(format!("{file}:{number}: {word} in a pure crate"));
         }
     }
@@ -329,18 +283,12 @@ fn opening_faults(file: &str, source: &str) -> Vec<String> {
     if source.starts_with("//! ") {
         return Vec::new();
     }
-    vec![format!(
-        "{file} does not begin with a line of documentation"
-    )]
+    vec![format!("{file} does not begin with a line of documentation")]
 }
 
 /// Paths of a machine in a text file. Put together here so that this file holds none of them.
 fn word_faults(file: &str, text: &str) -> Vec<String> {
-    let forbidden = [
-        concat!("/wo", "rk/"),
-        concat!("/ro", "ot/"),
-        concat!("/ho", "me/"),
-    ];
+    let forbidden = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/")];
     let mut faults = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         for word in forbidden.iter().filter(|word| line.contains(**word)) {
@@ -363,11 +311,7 @@ fn source_faults(file: &str, lock: &str) -> Vec<String> {
 fn registry_faults(file: &str, config: &str) -> Vec<String> {
     config
         .lines()
-        .filter(|line| {
-            ["[source", "[registr", "replace-with"]
-                .iter()
-                .any(|word| line.contains(word))
-        })
+        .filter(|line| ["[source", "[registr", "replace-with"].iter().any(|word| line.contains(word)))
         .map(|line| format!("{file}: {line}"))
         .collect()
 }
@@ -403,10 +347,7 @@ fn build_faults(tree: &str) -> Vec<String> {
     let packages = packages(tree);
     let mut faults = Vec::new();
     if packages.len() > MINIMAL_PACKAGES_MAX {
-        faults.push(format!(
-            "{} packages, at most {MINIMAL_PACKAGES_MAX}",
-            packages.len()
-        ));
+        faults.push(format!("{} packages, at most {MINIMAL_PACKAGES_MAX}", packages.len()));
     }
     for package in packages {
         // The one of these names that only declares numbers of the kernel, in Rust.
@@ -434,10 +375,7 @@ fn read(path: &Path) -> String {
 
 /// The path as seen from the root.
 fn shown(path: &Path) -> String {
-    path.strip_prefix(root())
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
 /// What cargo knows of the packages of the workspace.
@@ -447,11 +385,7 @@ fn metadata() -> Value {
         .args(["metadata", "--no-deps", "--locked", "--format-version", "1"])
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -468,10 +402,7 @@ fn name(value: &Value) -> &str {
 }
 
 fn manifests(metadata: &Value) -> Vec<PathBuf> {
-    members(metadata)
-        .filter_map(|package| package["manifest_path"].as_str())
-        .map(PathBuf::from)
-        .collect()
+    members(metadata).filter_map(|package| package["manifest_path"].as_str()).map(PathBuf::from).collect()
 }
 
 /// The lines of a manifest between `[name]` and the next section.
@@ -484,10 +415,7 @@ fn section<'a>(manifest: &'a str, name: &str) -> &'a str {
 
 /// The names in what `cargo tree --prefix none` prints.
 fn packages(tree: &str) -> BTreeSet<&str> {
-    tree.lines()
-        .filter_map(|line| line.split(' ').next())
-        .filter(|name| !name.is_empty())
-        .collect()
+    tree.lines().filter_map(|line| line.split(' ').next()).filter(|name| !name.is_empty()).collect()
 }
 
 /// Every file of the project; what is built, downloaded or kept by git is left out.
@@ -533,10 +461,8 @@ mod rules_can_fail {
 
     /// A package as cargo describes it.
     fn package(name: &str, dependencies: &[(&str, Option<&str>)]) -> Value {
-        let dependencies: Vec<Value> = dependencies
-            .iter()
-            .map(|(name, kind)| json!({"name": name, "kind": kind}))
-            .collect();
+        let dependencies: Vec<Value> =
+            dependencies.iter().map(|(name, kind)| json!({"name": name, "kind": kind})).collect();
         json!({"name": name, "dependencies": dependencies})
     }
 
@@ -570,10 +496,7 @@ mod rules_can_fail {
     fn a_clock_in_a_pure_crate() {
         let source = "//! No Instant::now here.\nlet t = Instant::now(); // it is 12\nx().await;\n";
         let faults = code_faults("a.rs", source);
-        let expected = [
-            "a.rs:2: Instant::now in a pure crate",
-            "a.rs:3: .await in a pure crate",
-        ];
+        let expected = ["a.rs:2: Instant::now in a pure crate", "a.rs:3: .await in a pure crate"];
         assert_eq!(faults, expected);
     }
 
@@ -601,20 +524,14 @@ mod rules_can_fail {
     fn a_package_from_elsewhere() {
         let lock = "name = \"a\"\nsource = \"git+https://example.com/a#1\"\n";
         assert_eq!(source_faults("Cargo.lock", lock).len(), 1);
-        assert_eq!(
-            registry_faults("config.toml", "[source.crates-io]\n").len(),
-            1
-        );
+        assert_eq!(registry_faults("config.toml", "[source.crates-io]\n").len(), 1);
         assert!(registry_faults("config.toml", "[alias]\nxtask = \"run\"\n").is_empty());
     }
 
     #[test]
     fn a_second_hash() {
         let lock = |name: &str| format!("[[package]]\nname = \"{name}\"\nversion = \"1\"\n");
-        assert_eq!(
-            duplicate_faults(&[lock("sha2"), lock("sha2")].concat()).len(),
-            1
-        );
+        assert_eq!(duplicate_faults(&[lock("sha2"), lock("sha2")].concat()).len(), 1);
         assert!(duplicate_faults(&[lock("sha2"), lock("syn"), lock("syn")].concat()).is_empty());
     }
 
@@ -628,13 +545,9 @@ mod rules_can_fail {
 
     #[test]
     fn a_large_build_and_one_with_c() {
-        assert!(
-            build_faults("onward v0.1.0\nlinux-raw-sys v0.1.0\nonward v0.1.0 (*)\n").is_empty()
-        );
+        assert!(build_faults("onward v0.1.0\nlinux-raw-sys v0.1.0\nonward v0.1.0 (*)\n").is_empty());
         assert_eq!(build_faults("cc v1.0.0\naws-lc-sys v0.1.0\n").len(), 2);
-        let large: String = (0..=MINIMAL_PACKAGES_MAX)
-            .map(|n| format!("p{n} v1.0.0\n"))
-            .collect();
+        let large: String = (0..=MINIMAL_PACKAGES_MAX).map(|n| format!("p{n} v1.0.0\n")).collect();
         assert_eq!(build_faults(&large).len(), 1);
     }
 
@@ -642,9 +555,6 @@ mod rules_can_fail {
     fn a_manifest_without_the_lints() {
         assert!(section("[package]\n[lints]\nworkspace = true\n", "lints").contains("true"));
         assert_eq!(section("[package]\nworkspace = true\n", "lints"), "");
-        assert_eq!(
-            section("\n[lints]\n\n[features]\nworkspace = true\n", "lints").trim(),
-            ""
-        );
+        assert_eq!(section("\n[lints]\n\n[features]\nworkspace = true\n", "lints").trim(), "");
     }
 }

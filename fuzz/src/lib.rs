@@ -21,11 +21,7 @@ pub fn f2_route(data: &[u8]) -> bool {
     if let Ok(address) = text.parse::<Address>() {
         assert_eq!(address.to_string(), text, "an address has one spelling");
         let again = Address::from_parts(address.kind(), address.value());
-        assert_eq!(
-            again.as_ref(),
-            Ok(&address),
-            "the value is the text after the prefix"
-        );
+        assert_eq!(again.as_ref(), Ok(&address), "the value is the text after the prefix");
     }
     let Ok(route) = text.parse::<Route>() else {
         return false;
@@ -43,10 +39,7 @@ pub fn f3_message(data: &[u8]) -> bool {
     let mut once = Vec::new();
     message.encode(&mut once);
     assert_eq!(once.len(), message.encoded_len());
-    assert!(
-        once.len() <= data.len(),
-        "the encoding accepted is the shortest"
-    );
+    assert!(once.len() <= data.len(), "the encoding accepted is the shortest");
     let mut twice = Vec::new();
     match Message::decode(&once, PAYLOAD_BYTES_MAX, None) {
         Ok(again) => again.encode(&mut twice),
@@ -55,20 +48,12 @@ pub fn f3_message(data: &[u8]) -> bool {
     assert_eq!(once, twice);
 
     if let Some(report) = ErrorReport::decode(message.payload()) {
-        assert_eq!(
-            report.encode(),
-            message.payload(),
-            "a report has one encoding"
-        );
+        assert_eq!(report.encode(), message.payload(), "a report has one encoding");
     }
     let mut hops = usize::from(message.hops());
     while message.next().is_some() && message.hop().is_ok() {
         hops -= 1;
     }
-    assert_eq!(
-        hops,
-        usize::from(message.hops()),
-        "each hop costs exactly one"
-    );
+    assert_eq!(hops, usize::from(message.hops()), "each hop costs exactly one");
     true
 }

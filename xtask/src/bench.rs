@@ -38,9 +38,7 @@ pub(crate) fn run(groups: &[String]) -> Result<()> {
 
 /// The command that runs the project's own bench.
 pub(crate) fn own(groups: &[String]) -> Command {
-    let mut command = run::cargo([
-        "bench", "--locked", "-p", "onward", "--bench", "figures", "--",
-    ]);
+    let mut command = run::cargo(["bench", "--locked", "-p", "onward", "--bench", "figures", "--"]);
     command.args(groups);
     command
 }
@@ -52,17 +50,14 @@ pub(crate) fn own(groups: &[String]) -> Command {
 /// When it cannot be started or does not succeed.
 pub(crate) fn figures(mut command: Command, print: impl Fn(&str)) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    let status = run::each_line(
-        &mut command,
-        Streams::Output,
-        |line| match serde_json::from_str::<Figure>(line) {
+    let status =
+        run::each_line(&mut command, Streams::Output, |line| match serde_json::from_str::<Figure>(line) {
             Ok(figure) => {
                 print(line);
                 figures.push(figure);
             }
             Err(_) => eprintln!("{line}"),
-        },
-    )?;
+        })?;
     ensure!(status.success(), "the bench ended with {status}");
     Ok(figures)
 }

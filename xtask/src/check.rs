@@ -44,10 +44,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// Licences, sources and banned crates always; advisories where a copy of the database lies.
 fn dependencies() -> Result<()> {
-    ensure!(
-        run::has_subcommand("deny"),
-        "cargo-deny is not installed: cargo install --locked cargo-deny"
-    );
+    ensure!(run::has_subcommand("deny"), "cargo-deny is not installed: cargo install --locked cargo-deny");
     run::succeed(&mut run::cargo([
         "deny", "--locked", "check", "-D", "warnings", "bans", "licenses", "sources",
     ]))?;
@@ -81,8 +78,8 @@ fn advisory_database() -> Option<PathBuf> {
 
 /// Puts a link to `database` where cargo-deny looks for its own clone, see `db-path` in `deny.toml`.
 fn lend(database: &Path) -> Result<()> {
-    let database = std::fs::canonicalize(database)
-        .with_context(|| format!("{DATABASE}: {}", database.display()))?;
+    let database =
+        std::fs::canonicalize(database).with_context(|| format!("{DATABASE}: {}", database.display()))?;
     let folder = run::root().join("target/advisory-dbs");
     std::fs::create_dir_all(&folder)?;
     let link = folder.join(CLONE);

@@ -42,13 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     require_nightly()?;
     if !run::has_subcommand("fuzz") {
         eprintln!("cargo-fuzz is not installed: installing {CARGO_FUZZ}");
-        run::succeed(&mut run::cargo([
-            "install",
-            "--locked",
-            "cargo-fuzz",
-            "--version",
-            CARGO_FUZZ,
-        ]))?;
+        run::succeed(&mut run::cargo(["install", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ]))?;
     }
     for target in &chosen {
         run::succeed(&mut fuzz(target, &limit)?)?;
@@ -64,16 +58,7 @@ fn fuzz(target: &str, limit: &str) -> Result<Command> {
     // By way of rustup: the cargo that runs this program is not the nightly one.
     let mut command = Command::new("rustup");
     command.current_dir(run::root());
-    command.args([
-        "run",
-        "nightly",
-        "cargo",
-        "fuzz",
-        "run",
-        target,
-        "--features",
-        "libfuzzer",
-    ]);
+    command.args(["run", "nightly", "cargo", "fuzz", "run", target, "--features", "libfuzzer"]);
     command.arg(found);
     for kept in ["corpus", "regressions"] {
         let folder = format!("fuzz/{kept}/{target}");
@@ -105,10 +90,7 @@ fn targets() -> Result<Vec<String>> {
     for entry in std::fs::read_dir(&folder).with_context(|| format!("{}", folder.display()))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "rs") {
-            names.extend(
-                path.file_stem()
-                    .map(|stem| stem.to_string_lossy().into_owned()),
-            );
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
         }
     }
     names.sort();
@@ -138,10 +120,7 @@ fn parse_time(text: &str) -> Result<Duration> {
         "h" => 3600,
         _ => bail!(explain()),
     };
-    let seconds = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit));
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
     match seconds {
         Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
         _ => bail!(explain()),
@@ -153,10 +132,7 @@ mod tests {
     use super::*;
 
     fn arguments(words: &[&str], runs: Option<u64>) -> Arguments {
-        Arguments {
-            words: words.iter().map(|word| (*word).to_owned()).collect(),
-            runs,
-        }
+        Arguments { words: words.iter().map(|word| (*word).to_owned()).collect(), runs }
     }
 
     #[test]
@@ -171,14 +147,8 @@ mod tests {
     fn a_time_or_a_number_of_runs_is_required() {
         let timed = arguments(&["2s", "f1_frame"], None);
         let (text, target) = limit(&timed).unwrap();
-        assert_eq!(
-            (text.as_str(), target),
-            ("-max_total_time=2", Some(&timed.words[1]))
-        );
-        assert_eq!(
-            limit(&arguments(&[], Some(5))).unwrap(),
-            ("-runs=5".into(), None)
-        );
+        assert_eq!((text.as_str(), target), ("-max_total_time=2", Some(&timed.words[1])));
+        assert_eq!(limit(&arguments(&[], Some(5))).unwrap(), ("-runs=5".into(), None));
         assert!(limit(&arguments(&[], None)).is_err());
         assert!(limit(&arguments(&["2s", "f1_frame"], Some(5))).is_err());
     }

@@ -33,13 +33,8 @@ struct Line {
 /// # Errors
 /// When a bench does not build or does not succeed, or this project's bench printed no figure.
 pub(crate) fn run(groups: &[String]) -> Result<()> {
-    let mut command = run::cargo([
-        "run",
-        "--release",
-        "--locked",
-        "--manifest-path",
-        "benches/peers/Cargo.toml",
-    ]);
+    let mut command =
+        run::cargo(["run", "--release", "--locked", "--manifest-path", "benches/peers/Cargo.toml"]);
     command.arg("--").args(groups);
     let peers = bench::figures(command, |line| eprintln!("{line}"))?;
     let own = bench::figures(bench::own(groups), |line| eprintln!("{line}"))?;
@@ -49,12 +44,7 @@ pub(crate) fn run(groups: &[String]) -> Result<()> {
     for line in &lines {
         println!("{}", serde_json::to_string(line)?);
     }
-    let count = |met| {
-        lines
-            .iter()
-            .filter(|line| line.target.is_some() && line.met == met)
-            .count()
-    };
+    let count = |met| lines.iter().filter(|line| line.target.is_some() && line.met == met).count();
     let (met, missed, open) = (count(Some(true)), count(Some(false)), count(None));
     eprintln!("targets: {met} met, {missed} missed, {open} without a reference in this run");
     Ok(())
@@ -89,9 +79,7 @@ fn join(own: &[Figure], peers: &[Figure], targets: &[Target]) -> Vec<Line> {
 fn is_for(target: &Target, figure: &Figure) -> bool {
     target.figure == figure.figure
         && target.kind == kind_of(&figure.unit).0
-        && target
-            .workers
-            .is_none_or(|workers| workers == figure.workers)
+        && target.workers.is_none_or(|workers| workers == figure.workers)
 }
 
 /// Whether two figures may be compared. Rates of different things, such as `MB/s` and `msg/s`, may not.
@@ -102,9 +90,7 @@ fn is_same(one: &Figure, other: &Figure) -> bool {
 fn is_comparable(one: &Figure, other: &Figure) -> bool {
     let (kind, _) = kind_of(&one.unit);
     let rate = matches!(kind, crate::targets::Kind::Rate);
-    one.workers == other.workers
-        && kind == kind_of(&other.unit).0
-        && (!rate || one.unit == other.unit)
+    one.workers == other.workers && kind == kind_of(&other.unit).0 && (!rate || one.unit == other.unit)
 }
 
 /// The median in the base unit of its kind.
@@ -115,11 +101,7 @@ fn value(figure: &Figure) -> f64 {
 fn judge(figure: &Figure, target: &Target, own: &[Figure], peers: &[Figure]) -> Line {
     let of_peer = |name: &str| {
         let of_it = |peer: &&Figure| peer.peer.as_deref() == Some(name);
-        peers
-            .iter()
-            .filter(of_it)
-            .find(|peer| is_same(peer, figure))
-            .map(value)
+        peers.iter().filter(of_it).find(|peer| is_same(peer, figure)).map(value)
     };
     let of_own = |name: &str| {
         let named = |other: &&Figure| other.figure == name && is_comparable(other, figure);
@@ -134,13 +116,8 @@ fn judge(figure: &Figure, target: &Target, own: &[Figure], peers: &[Figure]) -> 
         }
         Reference::Own(name) => (name.to_owned(), value(figure), of_own(name)),
         Reference::Limit(limit) => ("limit".to_owned(), value(figure), Some(limit)),
-        Reference::PerHop {
-            base,
-            hops,
-            nanoseconds,
-        } => {
-            let added =
-                of_own(base).map(|base| (1e9 / value(figure) - 1e9 / base) / f64::from(hops));
+        Reference::PerHop { base, hops, nanoseconds } => {
+            let added = of_own(base).map(|base| (1e9 / value(figure) - 1e9 / base) / f64::from(hops));
             let name = format!("limit of added ns per hop over {base}");
             (name, added.unwrap_or(f64::NAN), added.map(|_| nanoseconds))
         }
@@ -155,13 +132,7 @@ fn judge(figure: &Figure, target: &Target, own: &[Figure], peers: &[Figure]) -> 
         Reference::PerHop { nanoseconds, .. } => format!("{text} of {nanoseconds} ns"),
         _ => text,
     };
-    Line {
-        reference: Some(name),
-        ratio,
-        target: Some(text),
-        met,
-        ..line(figure)
-    }
+    Line { reference: Some(name), ratio, target: Some(text), met, ..line(figure) }
 }
 
 fn line(figure: &Figure) -> Line {
@@ -230,18 +201,10 @@ mod tests {
             figure("channel.ask.64", Some("ockam"), "us", 20.0, 1),
             figure("channel.ask.64", Some("ockam"), "us", 80.0, 2),
         ];
-        let own = [
-            figure("channel.ask.64", None, "us", 10.0, 1),
-            figure("channel.ask.64", None, "us", 40.0, 2),
-        ];
-        let ockam: Vec<_> = verdicts(&own, &peers)
-            .into_iter()
-            .filter(|line| line.0 == "ockam")
-            .collect();
-        let expected = [
-            ("ockam".into(), Some(0.5), Some(true)),
-            ("ockam".into(), Some(0.5), Some(false)),
-        ];
+        let own =
+            [figure("channel.ask.64", None, "us", 10.0, 1), figure("channel.ask.64", None, "us", 40.0, 2)];
+        let ockam: Vec<_> = verdicts(&own, &peers).into_iter().filter(|line| line.0 == "ockam").collect();
+        let expected = [("ockam".into(), Some(0.5), Some(true)), ("ockam".into(), Some(0.5), Some(false))];
         assert_eq!(ockam, expected);
     }
 
@@ -253,10 +216,7 @@ mod tests {
         ];
         // 500 ns with four hops and 100 ns without: 100 ns for each.
         let lines = verdicts(&own, &[]);
-        let hop = lines
-            .iter()
-            .find(|line| line.0.starts_with("limit"))
-            .unwrap();
+        let hop = lines.iter().find(|line| line.0.starts_with("limit")).unwrap();
         assert_eq!(hop.2, Some(true));
         assert!((hop.1.unwrap() - 100.0 / 150.0).abs() < 1e-9);
     }
@@ -268,23 +228,14 @@ mod tests {
         let best = |peers: &[Figure]| verdicts(std::slice::from_ref(&own), peers)[1].clone();
         assert_eq!(best(&peers).2, None);
         peers.push(figure("local.oneway.64", Some("ractor"), "msg/s", 20.0, 2));
-        assert_eq!(
-            best(&peers),
-            ("best of ractor, kameo".into(), Some(0.5), Some(false))
-        );
+        assert_eq!(best(&peers), ("best of ractor, kameo".into(), Some(0.5), Some(false)));
     }
 
     #[test]
     fn a_figure_without_a_target_is_compared_with_each_peer() {
-        let own = [
-            figure("local.spawn", None, "1/s", 6.0, 2),
-            figure("new", None, "us", 1.0, 2),
-        ];
+        let own = [figure("local.spawn", None, "1/s", 6.0, 2), figure("new", None, "us", 1.0, 2)];
         let peers = [figure("local.spawn", Some("kameo"), "1/s", 3.0, 2)];
-        let expected = [
-            ("kameo".to_owned(), Some(2.0), None),
-            (String::new(), None, None),
-        ];
+        let expected = [("kameo".to_owned(), Some(2.0), None), (String::new(), None, None)];
         assert_eq!(verdicts(&own, &peers), expected);
     }
 }

@@ -17,8 +17,7 @@ pub(crate) fn root() -> &'static Path {
 
 /// Where cargo puts what it builds: `CARGO_TARGET_DIR`, else `target` in the root.
 pub(crate) fn target_directory() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root().join("target"), |named| root().join(named))
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |named| root().join(named))
 }
 
 /// The cargo that runs this program, to be started in the root.
@@ -71,10 +70,7 @@ pub(crate) fn each_line(
     if let Streams::Both = streams {
         command.stderr(writer.try_clone()?);
     }
-    let mut child = command
-        .stdout(writer)
-        .spawn()
-        .with_context(|| describe(command))?;
+    let mut child = command.stdout(writer).spawn().with_context(|| describe(command))?;
     // The reading below ends when no writing end is left, and `command` still holds one.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     for read in BufReader::new(reader).split(b'\n') {
@@ -90,11 +86,7 @@ fn announce(command: &Command) {
 /// The command as it would be typed in the root, without the folder that the program stands in.
 fn describe(command: &Command) -> String {
     let program = Path::new(command.get_program());
-    let mut text = program
-        .file_stem()
-        .unwrap_or(program.as_os_str())
-        .to_string_lossy()
-        .into_owned();
+    let mut text = program.file_stem().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     for argument in command.get_args() {
         // Writing to a string does not fail.
         let _ = write!(text, " {}", argument.to_string_lossy());

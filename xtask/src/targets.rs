@@ -37,11 +37,7 @@ pub(crate) enum Reference {
     /// An absolute number, in nanoseconds, bytes or pieces.
     Limit(f64),
     /// An absolute number of nanoseconds for each of `hops`, which the figure has and `base` has not.
-    PerHop {
-        base: &'static str,
-        hops: u32,
-        nanoseconds: f64,
-    },
+    PerHop { base: &'static str, hops: u32, nanoseconds: f64 },
 }
 
 /// Which side of the reference a figure has to be on; the factor multiplies the reference.
@@ -56,44 +52,26 @@ use Kind::{Bytes, Number, Rate, Time};
 use Reference::{Best, Limit, Own, Peer, PerHop};
 
 const fn target(figure: &'static str, kind: Kind, reference: Reference, bound: Bound) -> Target {
-    Target {
-        figure,
-        kind,
-        workers: None,
-        reference,
-        bound,
-    }
+    Target { figure, kind, workers: None, reference, bound }
 }
 
 /// As [`target`], for runs with `workers` threads only.
 const fn with(workers: u64, target: Target) -> Target {
-    Target {
-        workers: Some(workers),
-        ..target
-    }
+    Target { workers: Some(workers), ..target }
 }
 
 /// The table. Figures are named `group.what.bytes`.
 pub(crate) const TARGETS: &[Target] = &[
     // Between workers of one node.
     target("local.oneway.64", Rate, Peer("ockam"), AtLeast(5.0)),
-    target(
-        "local.oneway.64",
-        Rate,
-        Best(&["ractor", "kameo"]),
-        AtLeast(1.0),
-    ),
+    target("local.oneway.64", Rate, Best(&["ractor", "kameo"]), AtLeast(1.0)),
     target("local.ask.64", Rate, Peer("ockam"), AtLeast(6.0)),
     target("local.ask.64", Rate, Peer("ractor"), AtLeast(0.9)),
     target("hops4.oneway.64", Rate, Peer("ockam"), AtLeast(15.0)),
     target(
         "hops4.oneway.64",
         Rate,
-        PerHop {
-            base: "local.oneway.64",
-            hops: 4,
-            nanoseconds: 150.0,
-        },
+        PerHop { base: "local.oneway.64", hops: 4, nanoseconds: 150.0 },
         AtMost(1.0),
     ),
     // Between two nodes, over TCP.
@@ -107,45 +85,14 @@ pub(crate) const TARGETS: &[Target] = &[
     target("channel.oneway.16384", Rate, Peer("ockam"), AtLeast(2.5)),
     target("channel.oneway.16384", Rate, Peer("rustls"), AtLeast(1.0)),
     target("channel.oneway.61440", Rate, Peer("ockam"), AtLeast(2.0)),
-    target(
-        "channel.hop.oneway.64",
-        Rate,
-        Own("channel.oneway.64"),
-        AtLeast(0.6),
-    ),
-    target(
-        "channel.hop.oneway.1024",
-        Rate,
-        Own("channel.oneway.1024"),
-        AtLeast(0.6),
-    ),
-    target(
-        "channel.hop.oneway.16384",
-        Rate,
-        Own("channel.oneway.16384"),
-        AtLeast(0.6),
-    ),
-    target(
-        "channel.hop.oneway.61440",
-        Rate,
-        Own("channel.oneway.61440"),
-        AtLeast(0.6),
-    ),
-    with(
-        1,
-        target("channel.ask.64", Time, Peer("ockam"), AtMost(0.5)),
-    ),
-    with(
-        2,
-        target("channel.ask.64", Time, Peer("ockam"), AtMost(0.25)),
-    ),
+    target("channel.hop.oneway.64", Rate, Own("channel.oneway.64"), AtLeast(0.6)),
+    target("channel.hop.oneway.1024", Rate, Own("channel.oneway.1024"), AtLeast(0.6)),
+    target("channel.hop.oneway.16384", Rate, Own("channel.oneway.16384"), AtLeast(0.6)),
+    target("channel.hop.oneway.61440", Rate, Own("channel.oneway.61440"), AtLeast(0.6)),
+    with(1, target("channel.ask.64", Time, Peer("ockam"), AtMost(0.5))),
+    with(2, target("channel.ask.64", Time, Peer("ockam"), AtMost(0.25))),
     target("channel.ask.64", Time, Peer("rustls"), AtMost(1.8)),
-    target(
-        "channel.idle1000.1024",
-        Rate,
-        Own("channel.oneway.1024"),
-        AtLeast(0.95),
-    ),
+    target("channel.idle1000.1024", Rate, Own("channel.oneway.1024"), AtLeast(0.95)),
     target("handshake.64", Rate, Peer("ockam"), AtLeast(3.0)),
     // What one idle worker, and both ends of one idle channel, keep in memory.
     target("memory.worker", Bytes, Limit(1536.0), AtMost(1.0)),

@@ -58,13 +58,7 @@ fn suites(nextest: bool) -> Vec<Suite> {
     let mut add = |name, command| suites.push(Suite { name, command });
     if nextest {
         // Nextest does not run the examples that stand in documentation.
-        let all = [
-            "nextest",
-            "run",
-            "--workspace",
-            "--locked",
-            "--no-fail-fast",
-        ];
+        let all = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast"];
         add("workspace", run::cargo(all));
         let documentation = ["test", "--workspace", "--locked", "--no-fail-fast", "--doc"];
         add("documentation", run::cargo(documentation));
@@ -125,23 +119,11 @@ mod tests {
 
     #[test]
     fn closing_lines_of_both_runners_are_counted() {
-        let cargo =
-            "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out";
-        assert_eq!(
-            count(cargo),
-            Count {
-                passed: 3,
-                failed: 1
-            }
-        );
-        let nextest = "     Summary [   1.210s] 7 tests run: 4 passed (1 slow), 2 failed, 1 timed out, 9 skipped";
-        assert_eq!(
-            count(nextest),
-            Count {
-                passed: 4,
-                failed: 3
-            }
-        );
+        let cargo = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out";
+        assert_eq!(count(cargo), Count { passed: 3, failed: 1 });
+        let nextest =
+            "     Summary [   1.210s] 7 tests run: 4 passed (1 slow), 2 failed, 1 timed out, 9 skipped";
+        assert_eq!(count(nextest), Count { passed: 4, failed: 3 });
     }
 
     #[test]
