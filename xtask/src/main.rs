@@ -11,6 +11,8 @@ mod run;
 mod targets;
 mod test;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Tasks of the onward project.
@@ -41,12 +43,19 @@ enum Task {
     Ci,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
         Task::Test => test::run(),
         Task::Bench { groups } => bench::run(&groups),
         Task::Peers { groups } => peers::run(&groups),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Ci => check::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
