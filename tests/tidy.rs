@@ -216,6 +216,15 @@ fn every_fuzz_target_has_a_binary_and_a_corpus() {
     }
 }
 
+#[test]
+fn every_negative_test_exists_or_is_listed_as_missing() {
+    // This file is left out: its examples look like tests.
+    let is_source = |path: &PathBuf| has_extension(path, "rs") && !path.ends_with(file!());
+    let sources = tree().into_iter().filter(is_source);
+    let tested = sources.flat_map(|path| tested_numbers(&read(&path))).collect();
+    assert_clean(negative_test_faults(&read(&root().join("docs/protocol.md")), &tested));
+}
+
 /// The smallest node with TCP and channels is pure Rust and stays small.
 #[test]
 fn the_smallest_build_is_small_and_pure_rust() {
@@ -342,6 +351,29 @@ fn fuzz_faults(name: &str, manifest: &str, inputs: usize) -> Vec<String> {
     faults
 }
 
+/// Numbered negative tests of the specification that have neither a test nor a row in its list of
+/// missing ones, and rows of that list that are no longer true.
+fn negative_test_faults(specification: &str, tested: &BTreeSet<Number>) -> Vec<String> {
+    let (before, rest) = specification.split_once(MISSING_TESTS).unwrap_or((specification, ""));
+    let (list, after) = rest.split_once("\n---").unwrap_or((rest, ""));
+    let listed = specified_numbers(list);
+    let specified: BTreeSet<Number> =
+        specified_numbers(before).union(&specified_numbers(after)).copied().collect();
+    let mut faults = Vec::new();
+    for number @ (part, test) in specified.difference(tested) {
+        if !listed.contains(number) {
+            faults.push(format!("N{part}.{test} has no test and is not listed as missing"));
+        }
+    }
+    for (part, test) in listed.intersection(tested) {
+        faults.push(format!("N{part}.{test} is listed as missing and has a test"));
+    }
+    for (part, test) in listed.difference(&specified) {
+        faults.push(format!("N{part}.{test} is listed as missing and is not specified"));
+    }
+    faults
+}
+
 /// What the smallest build may not be: too large, or with a library in C.
 fn build_faults(tree: &str) -> Vec<String> {
     let packages = packages(tree);
@@ -411,6 +443,46 @@ fn section<'a>(manifest: &'a str, name: &str) -> &'a str {
         return "";
     };
     rest.split("\n[").next().unwrap_or_default()
+}
+
+/// A numbered negative test: part of the specification, and place in the part.
+type Number = (u32, u32);
+
+/// What stands in the specification before its list of tests that are missing.
+const MISSING_TESTS: &str = "**Negative tests that do not exist yet.**";
+
+/// Every `N3.7` in a text, and every number of a range such as `N3.7–N3.9`.
+fn specified_numbers(text: &str) -> BTreeSet<Number> {
+    let mut numbers = BTreeSet::new();
+    // The number before and what stood between, to tell a range from two numbers.
+    let mut before: Option<(Number, &str)> = None;
+    for piece in text.split('N').skip(1) {
+        let Some((number, rest)) = leading_number(piece, '.') else {
+            before = None;
+            continue;
+        };
+        if let Some(((part, first), "–")) = before
+            && part == number.0
+        {
+            numbers.extend((first..number.1).map(|test| (part, test)));
+        }
+        numbers.insert(number);
+        before = Some((number, rest));
+    }
+    numbers
+}
+
+/// The numbers in the names of tests: `fn n3_7_…` tests N3.7.
+fn tested_numbers(source: &str) -> BTreeSet<Number> {
+    let numbered = source.split("fn n").skip(1).filter_map(|piece| leading_number(piece, '_'));
+    numbered.filter(|(_, rest)| rest.starts_with('_')).map(|(number, _)| number).collect()
+}
+
+/// Two numbers with `separator` between them at the start of `text`, and what follows.
+fn leading_number(text: &str, separator: char) -> Option<(Number, &str)> {
+    let (part, rest) = text.split_once(separator)?;
+    let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+    Some(((part.parse().ok()?, rest[..end].parse().ok()?), &rest[end..]))
 }
 
 /// The names in what `cargo tree --prefix none` prints.
@@ -541,6 +613,20 @@ mod rules_can_fail {
         assert!(fuzz_faults("f2_route", manifest, 1).is_empty());
         assert_eq!(fuzz_faults("f2_route", manifest, 0).len(), 1);
         assert_eq!(fuzz_faults("f9_other", manifest, 1).len(), 1);
+    }
+
+    #[test]
+    fn a_negative_test_that_is_missing_or_there_after_all() {
+        let specification =
+            format!("{MISSING_TESTS} N2.1–N2.3 need UDP.\n---\nN1.1 a. N2.1 b. N2.2 c. N2.3 d. N3.10 e.\n");
+        let tested = tested_numbers("fn n1_1_a() {}\nfn n3_10_e() {}\nfn n9() {}\n");
+        assert!(negative_test_faults(&specification, &tested).is_empty());
+        let tested = tested_numbers("fn n1_1_a() {}\nfn n2_2_c() {}\n");
+        let expected =
+            ["N3.10 has no test and is not listed as missing", "N2.2 is listed as missing and has a test"];
+        assert_eq!(negative_test_faults(&specification, &tested), expected);
+        let unknown = format!("{MISSING_TESTS} N4.1\n---\n");
+        assert_eq!(negative_test_faults(&unknown, &tested).len(), 1);
     }
 
     #[test]
