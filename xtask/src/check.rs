@@ -3,56 +3,39 @@
 //! Runs on whatever toolchain calls it; `.ci/run` brings the tools that a bare machine lacks.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::run;
 
-/// Runs the checks in the order of their cost and stops at the first that fails.
+/// Runs the checks in the order of their cost, stops at the first that fails, and ends with the tests.
 ///
 /// # Errors
-/// When one fails or a tool is missing.
-pub(crate) fn run() -> Result<()> {
-    run::succeed(&mut run::cargo(["fmt", "--all", "--check"]))?;
-    let fuzz = ["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"];
-    run::succeed(&mut run::cargo(fuzz))?;
-    run::succeed(&mut run::cargo([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    // The smallest build: pure Rust, one transport and channels.
-    run::succeed(&mut run::cargo([
-        "clippy",
-        "--package",
-        "onward",
-        "--no-default-features",
-        "--features",
-        "tcp,channels",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
+/// When a check fails or a tool is missing.
+pub(crate) fn run() -> Result<ExitCode> {
+    let checks = [
+        "fmt --all --check",
+        "fmt --manifest-path fuzz/Cargo.toml --check",
+        "clippy --workspace --all-targets --locked -- -D warnings",
+        // The smallest build: pure Rust, one transport and channels.
+        "clippy -p onward --no-default-features --features tcp,channels --locked -- -D warnings",
+    ];
+    for check in checks {
+        run::succeed(&mut run::cargo(check))?;
+    }
     dependencies()?;
-    run::succeed(&mut run::cargo(["xtask", "test"]))
+    run::finish(&mut run::cargo("xtask test"))
 }
 
 /// Licences, sources and banned crates always; advisories where a copy of the database lies.
 fn dependencies() -> Result<()> {
     ensure!(run::has_subcommand("deny"), "cargo-deny is not installed: cargo install --locked cargo-deny");
-    run::succeed(&mut run::cargo([
-        "deny", "--locked", "check", "-D", "warnings", "bans", "licenses", "sources",
-    ]))?;
+    run::succeed(&mut run::cargo("deny --locked check -D warnings bans licenses sources"))?;
     match advisory_database() {
         Some(database) => {
             lend(&database)?;
-            let check = ["deny", "--locked", "--offline", "check", "advisories"];
-            run::succeed(&mut run::cargo(check))
+            run::succeed(&mut run::cargo("deny --locked --offline check advisories"))
         }
         None => {
             println!(

@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     require_nightly()?;
     if !run::has_subcommand("fuzz") {
         eprintln!("cargo-fuzz is not installed: installing {CARGO_FUZZ}");
-        run::succeed(&mut run::cargo(["install", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ]))?;
+        run::succeed(run::cargo("install --locked cargo-fuzz --version").arg(CARGO_FUZZ))?;
     }
     for target in &chosen {
         run::succeed(&mut fuzz(target, &limit)?)?;

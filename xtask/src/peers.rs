@@ -33,9 +33,8 @@ struct Line {
 /// # Errors
 /// When a bench does not build or does not succeed, or this project's bench printed no figure.
 pub(crate) fn run(groups: &[String]) -> Result<()> {
-    let mut command =
-        run::cargo(["run", "--release", "--locked", "--manifest-path", "benches/peers/Cargo.toml"]);
-    command.arg("--").args(groups);
+    let mut command = run::cargo("run --release --locked --manifest-path benches/peers/Cargo.toml --");
+    command.args(groups);
     let peers = bench::figures(command, |line| eprintln!("{line}"))?;
     let own = bench::figures(bench::own(groups), |line| eprintln!("{line}"))?;
     ensure!(!own.is_empty(), "the bench printed no figure");

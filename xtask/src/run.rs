@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -20,16 +20,18 @@ pub(crate) fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |named| root().join(named))
 }
 
-/// The cargo that runs this program, to be started in the root.
-pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
+/// The cargo that runs this program, to be started in the root with the arguments that `words`
+/// names, one space apart.
+pub(crate) fn cargo(words: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root()).args(arguments);
+    command.current_dir(root()).args(words.split(' '));
     command
 }
 
 /// Whether `cargo <name>` is installed.
 pub(crate) fn has_subcommand(name: &str) -> bool {
-    cargo([name, "--version"])
+    cargo(name)
+        .arg("--version")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
@@ -45,6 +47,16 @@ pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| describe(command))?;
     ensure!(status.success(), "{}: {status}", describe(command));
     Ok(())
+}
+
+/// Prints `command`, runs it to its end, and hands on how it ended, for a task that ends with it.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) fn finish(command: &mut Command) -> Result<ExitCode> {
+    announce(command);
+    let status = command.status().with_context(|| describe(command))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What of a program's output is read.
