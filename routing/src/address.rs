@@ -6,6 +6,7 @@
 //!
 //! Specification: docs/protocol.md §1.1.
 
+use core::borrow::Borrow;
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::net::{Ipv4Addr, Ipv6Addr};
@@ -276,6 +277,13 @@ impl FromStr for Address {
             .find_map(|kind| text.strip_prefix(kind.prefix()).map(|value| (kind, value)))
             .unwrap_or((Kind::Local, text));
         Self::from_parts(kind, value)
+    }
+}
+
+/// So that a map keyed by [`Address`] is searched with [`AddressRef::encoded`].
+impl Borrow<[u8]> for Address {
+    fn borrow(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -86,6 +86,13 @@ struct Pair {
     expires: Option<Duration>,
 }
 
+impl Pair {
+    /// Whether the pair lasts for seven eighths of its lifetime from `now` on.
+    fn outlasts(&self, now: Duration) -> bool {
+        self.expires.is_none_or(|expires| expires >= now.saturating_add(PAIR_LIFETIME - PAIR_LIFETIME / 8))
+    }
+}
+
 impl Reach {
     /// Registers a flow; what `parent` exposes and may dial holds for it too.
     pub fn open_flow(&mut self, id: FlowId, kind: FlowKind, parent: Option<FlowId>) {
@@ -192,6 +199,12 @@ impl Reach {
         }
     }
 
+    /// Whether messages of `from` may leave by `to` for most of a pair's lifetime yet.
+    #[must_use]
+    pub fn pair_is_fresh(&self, from: FlowId, to: FlowId, now: Duration) -> bool {
+        self.pairs.get(&(from, to)).is_some_and(|pair| pair.outlasts(now))
+    }
+
     /// Whether a message of `flow` may reach `address` now.
     ///
     /// # Errors
@@ -234,8 +247,7 @@ impl Reach {
         self.egresses
             .get(&egress)
             .and_then(|to| self.pairs.get(&(flow, *to)))
-            .and_then(|pair| pair.expires)
-            .is_some_and(|expires| expires < now.saturating_add(PAIR_LIFETIME - PAIR_LIFETIME / 8))
+            .is_some_and(|pair| !pair.outlasts(now))
     }
 
     /// Moves the end of a relay's pair on to [`PAIR_LIFETIME`] after `now`.
