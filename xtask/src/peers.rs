@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::bench::{self, Figure};
 use crate::run;
-use crate::targets::{Bound, Reference, TARGETS, Target, kind_of};
+use crate::targets::{Bound, Reference, TARGETS, Target};
 
 /// A figure of this project beside what it is compared with.
 #[derive(Debug, PartialEq, Serialize)]
@@ -43,6 +43,11 @@ pub(crate) fn run(groups: &[String]) -> Result<()> {
     for line in &lines {
         println!("{}", serde_json::to_string(line)?);
     }
+    for target in TARGETS.iter().filter(|_| groups.is_empty()) {
+        if !own.iter().any(|figure| is_for(target, figure)) {
+            eprintln!("not measured: {} in {}", target.figure, target.unit);
+        }
+    }
     let count = |met| lines.iter().filter(|line| line.target.is_some() && line.met == met).count();
     let (met, missed, open) = (count(Some(true)), count(Some(false)), count(None));
     eprintln!("targets: {met} met, {missed} missed, {open} without a reference in this run");
@@ -64,7 +69,7 @@ fn join(own: &[Figure], peers: &[Figure], targets: &[Target]) -> Vec<Line> {
         for peer in peers.iter().filter(|peer| is_same(peer, figure)) {
             lines.push(Line {
                 reference: peer.peer.clone(),
-                ratio: Some(value(figure) / value(peer)),
+                ratio: Some(figure.median / peer.median),
                 ..line(figure)
             });
         }
@@ -77,46 +82,39 @@ fn join(own: &[Figure], peers: &[Figure], targets: &[Target]) -> Vec<Line> {
 
 fn is_for(target: &Target, figure: &Figure) -> bool {
     target.figure == figure.figure
-        && target.kind == kind_of(&figure.unit).0
+        && target.unit == figure.unit
         && target.workers.is_none_or(|workers| workers == figure.workers)
 }
 
-/// Whether two figures may be compared. Rates of different things, such as `MB/s` and `msg/s`, may not.
 fn is_same(one: &Figure, other: &Figure) -> bool {
-    is_comparable(one, other) && one.figure == other.figure
+    one.figure == other.figure && is_comparable(one, other)
 }
 
+/// Whether a ratio of the two means anything: nothing is converted from one unit to another.
 fn is_comparable(one: &Figure, other: &Figure) -> bool {
-    let (kind, _) = kind_of(&one.unit);
-    let rate = matches!(kind, crate::targets::Kind::Rate);
-    one.workers == other.workers && kind == kind_of(&other.unit).0 && (!rate || one.unit == other.unit)
-}
-
-/// The median in the base unit of its kind.
-fn value(figure: &Figure) -> f64 {
-    figure.median * kind_of(&figure.unit).1
+    one.unit == other.unit && one.workers == other.workers
 }
 
 fn judge(figure: &Figure, target: &Target, own: &[Figure], peers: &[Figure]) -> Line {
     let of_peer = |name: &str| {
         let of_it = |peer: &&Figure| peer.peer.as_deref() == Some(name);
-        peers.iter().filter(of_it).find(|peer| is_same(peer, figure)).map(value)
+        peers.iter().filter(of_it).find(|peer| is_same(peer, figure)).map(|found| found.median)
     };
     let of_own = |name: &str| {
         let named = |other: &&Figure| other.figure == name && is_comparable(other, figure);
-        own.iter().find(named).map(value)
+        own.iter().find(named).map(|found| found.median)
     };
     let (name, ours, reference) = match target.reference {
-        Reference::Peer(name) => (name.to_owned(), value(figure), of_peer(name)),
+        Reference::Peer(name) => (name.to_owned(), figure.median, of_peer(name)),
         Reference::Best(names) => {
             let all: Option<Vec<f64>> = names.iter().map(|name| of_peer(name)).collect();
             let best = all.and_then(|all| all.into_iter().reduce(f64::max));
-            (format!("best of {}", names.join(", ")), value(figure), best)
+            (format!("best of {}", names.join(", ")), figure.median, best)
         }
-        Reference::Own(name) => (name.to_owned(), value(figure), of_own(name)),
-        Reference::Limit(limit) => ("limit".to_owned(), value(figure), Some(limit)),
+        Reference::Own(name) => (name.to_owned(), figure.median, of_own(name)),
+        Reference::Limit(limit) => ("limit".to_owned(), figure.median, Some(limit)),
         Reference::PerHop { base, hops, nanoseconds } => {
-            let added = of_own(base).map(|base| (1e9 / value(figure) - 1e9 / base) / f64::from(hops));
+            let added = of_own(base).map(|base| (1e9 / figure.median - 1e9 / base) / f64::from(hops));
             let name = format!("limit of added ns per hop over {base}");
             (name, added.unwrap_or(f64::NAN), added.map(|_| nanoseconds))
         }
@@ -186,10 +184,10 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_met_below_the_factor_whatever_its_unit() {
-        let raw = figure("tcp.ask.64", Some("raw-tcp"), "us", 10.0, 2);
-        for (ours, met) in [(15_000.0, true), (15_001.0, false)] {
-            let own = figure("tcp.ask.64", None, "ns", ours, 2);
+    fn a_time_is_met_below_the_factor() {
+        let raw = figure("tcp.ask.64", Some("raw"), "us p50", 10.0, 2);
+        for (ours, met) in [(15.0, true), (15.1, false)] {
+            let own = figure("tcp.ask.64", None, "us p50", ours, 2);
             assert_eq!(verdicts(&[own], std::slice::from_ref(&raw))[0].2, Some(met));
         }
     }
@@ -197,11 +195,13 @@ mod tests {
     #[test]
     fn workers_choose_the_target_and_the_peer() {
         let peers = [
-            figure("channel.ask.64", Some("ockam"), "us", 20.0, 1),
-            figure("channel.ask.64", Some("ockam"), "us", 80.0, 2),
+            figure("channel.ask.64", Some("ockam"), "us p50", 20.0, 1),
+            figure("channel.ask.64", Some("ockam"), "us p50", 80.0, 2),
         ];
-        let own =
-            [figure("channel.ask.64", None, "us", 10.0, 1), figure("channel.ask.64", None, "us", 40.0, 2)];
+        let own = [
+            figure("channel.ask.64", None, "us p50", 10.0, 1),
+            figure("channel.ask.64", None, "us p50", 40.0, 2),
+        ];
         let ockam: Vec<_> = verdicts(&own, &peers).into_iter().filter(|line| line.0 == "ockam").collect();
         let expected = [("ockam".into(), Some(0.5), Some(true)), ("ockam".into(), Some(0.5), Some(false))];
         assert_eq!(ockam, expected);
@@ -218,6 +218,13 @@ mod tests {
         let hop = lines.iter().find(|line| line.0.starts_with("limit")).unwrap();
         assert_eq!(hop.2, Some(true));
         assert!((hop.1.unwrap() - 100.0 / 150.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn units_are_not_converted() {
+        let own = figure("tcp.oneway.64", None, "msg/s", 10.0, 2);
+        let ockam = figure("tcp.oneway.64", Some("ockam"), "MB/s", 1.0, 2);
+        assert_eq!(verdicts(&[own], &[ockam]), [("ockam".into(), None, None)]);
     }
 
     #[test]
