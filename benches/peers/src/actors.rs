@@ -32,8 +32,8 @@ pub mod ractor {
             }
             runs.push(laps.finish());
         }
-        let mut series = asked("local.ask.64", &runs);
-        series.push(Series::timed("local.oneway.64", "msg/s", rates));
+        let mut series = vec![Series::timed("local.oneway.64", "msg/s", rates)];
+        series.extend(asked("local.ask.64", &runs));
         Ok(series)
     }
 
@@ -45,7 +45,11 @@ pub mod ractor {
             actors.push(Actor::spawn(None, Worker(Arc::default()), ()).await?.0);
         }
         let (_, after) = heap::held()?;
-        Ok(vec![Series::new("memory.worker", unit, vec![(after - before) / actors.len() as f64])])
+        Ok(vec![Series::new(
+            "memory.worker",
+            unit,
+            vec![(after - before) / actors.len() as f64],
+        )])
     }
 
     struct Worker(Arc<Tally>);
@@ -64,7 +68,12 @@ pub mod ractor {
             Ok(())
         }
 
-        async fn handle(&self, _: ActorRef<Message>, message: Message, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        async fn handle(
+            &self,
+            _: ActorRef<Message>,
+            message: Message,
+            (): &mut (),
+        ) -> Result<(), ActorProcessingErr> {
             match message {
                 Message::Count(payload) => {
                     drop(payload);
@@ -112,8 +121,8 @@ pub mod kameo {
             }
             runs.push(laps.finish());
         }
-        let mut series = asked("local.ask.64", &runs);
-        series.push(Series::timed("local.oneway.64", "msg/s", rates));
+        let mut series = vec![Series::timed("local.oneway.64", "msg/s", rates)];
+        series.extend(asked("local.ask.64", &runs));
         Ok(series)
     }
 
@@ -127,7 +136,11 @@ pub mod kameo {
             actors.push(actor);
         }
         let (_, after) = heap::held()?;
-        Ok(vec![Series::new("memory.worker", unit, vec![(after - before) / actors.len() as f64])])
+        Ok(vec![Series::new(
+            "memory.worker",
+            unit,
+            vec![(after - before) / actors.len() as f64],
+        )])
     }
 
     #[derive(Actor)]

@@ -39,7 +39,7 @@ struct Arguments {
     #[arg(long, hide = true)]
     peer: Option<String>,
     /// Count heap allocations, which slows everything (what some children are started with).
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, requires = "peer")]
     count_alloc: bool,
 }
 
@@ -86,11 +86,17 @@ fn main() -> anyhow::Result<()> {
 /// Starts the children of every selected group and prints their medians.
 fn measure_in_children(arguments: &Arguments) -> anyhow::Result<()> {
     for wanted in &arguments.groups {
-        let known = GROUPS.iter().any(|(group, ..)| group.starts_with(wanted.as_str()));
+        let known = GROUPS
+            .iter()
+            .any(|(group, ..)| group.starts_with(wanted.as_str()));
         ensure!(known, "no group begins with {wanted:?}");
     }
     let selected = |group: &str| {
-        arguments.groups.is_empty() || arguments.groups.iter().any(|wanted| group.starts_with(wanted.as_str()))
+        arguments.groups.is_empty()
+            || arguments
+                .groups
+                .iter()
+                .any(|wanted| group.starts_with(wanted.as_str()))
     };
     for &(group, sampling, peers) in GROUPS.iter().filter(|(group, ..)| selected(group)) {
         let workers = match (arguments.workers, group) {
@@ -124,7 +130,13 @@ fn measure_in_children(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Runs this program again to measure one group of one peer, and returns what it printed.
-fn child(arguments: &Arguments, group: &str, peer: &str, workers: u8, count_alloc: bool) -> anyhow::Result<Vec<Series>> {
+fn child(
+    arguments: &Arguments,
+    group: &str,
+    peer: &str,
+    workers: u8,
+    count_alloc: bool,
+) -> anyhow::Result<Vec<Series>> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args([group, "--peer", peer]);
     command.arg(format!("--workers={workers}"));
@@ -134,16 +146,25 @@ fn child(arguments: &Arguments, group: &str, peer: &str, workers: u8, count_allo
         command.arg("--count-alloc");
     }
     let output = command.stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "{group} with {peer}: {}", output.status);
+    ensure!(
+        output.status.success(),
+        "{group} with {peer}: {}",
+        output.status
+    );
     let printed = String::from_utf8(output.stdout)?;
     let series = printed.lines().map(serde_json::from_str);
-    series.collect::<Result<_, _>>().with_context(|| format!("{group} with {peer} printed {printed:?}"))
+    series
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("{group} with {peer} printed {printed:?}"))
 }
 
 /// Adds the samples of `more` to the series of the same figure and unit.
 fn merge(all: &mut Vec<Series>, more: Vec<Series>) {
     for new in more {
-        match all.iter_mut().find(|old| old.figure == new.figure && old.unit == new.unit) {
+        match all
+            .iter_mut()
+            .find(|old| old.figure == new.figure && old.unit == new.unit)
+        {
             Some(old) => old.samples.extend(new.samples),
             None => all.push(new),
         }
@@ -164,14 +185,27 @@ struct Line<'a> {
 }
 
 fn line(series: Series, peer: &str, workers: u8) -> anyhow::Result<String> {
-    let Series { figure, unit, mut samples } = series;
+    let Series {
+        figure,
+        unit,
+        mut samples,
+    } = series;
     samples.sort_by(f64::total_cmp);
     let n = samples.len();
     let (Some(&min), Some(&max)) = (samples.first(), samples.last()) else {
         bail!("{figure} of {peer} has no samples");
     };
     let median = (samples[(n - 1) / 2] + samples[n / 2]) / 2.0;
-    Ok(serde_json::to_string(&Line { figure, peer, unit, median, min, max, n, workers })?)
+    Ok(serde_json::to_string(&Line {
+        figure,
+        peer,
+        unit,
+        median,
+        min,
+        max,
+        n,
+        workers,
+    })?)
 }
 
 /// What a child does: measures one group of one peer and prints the samples.
@@ -182,9 +216,17 @@ fn measure_here(arguments: &Arguments, peer: &str) -> anyhow::Result<()> {
     let [group] = arguments.groups.as_slice() else {
         bail!("--peer needs one group");
     };
-    let plan = Plan { runs: arguments.runs.into(), run: Duration::from_secs_f64(arguments.seconds) };
+    let plan = Plan {
+        runs: arguments.runs.into(),
+        run: Duration::from_secs_f64(arguments.seconds),
+    };
     let workers = arguments.workers.unwrap_or(2).into();
-    let runtime = Arc::new(Builder::new_multi_thread().worker_threads(workers).enable_all().build()?);
+    let runtime = Arc::new(
+        Builder::new_multi_thread()
+            .worker_threads(workers)
+            .enable_all()
+            .build()?,
+    );
     // Spawned, because the thread that blocks here is not one of the runtime's workers.
     let work = measure_peer(group.clone(), peer.to_owned(), Arc::clone(&runtime), plan);
     let series = runtime.block_on(runtime.spawn(work))??;
@@ -194,7 +236,12 @@ fn measure_here(arguments: &Arguments, peer: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure_peer(group: String, peer: String, runtime: Arc<Runtime>, plan: Plan) -> anyhow::Result<Vec<Series>> {
+async fn measure_peer(
+    group: String,
+    peer: String,
+    runtime: Arc<Runtime>,
+    plan: Plan,
+) -> anyhow::Result<Vec<Series>> {
     match (group.as_str(), peer.as_str()) {
         ("local", "ockam") => ockam::local(&runtime, plan).await,
         ("hops4", "ockam") => ockam::hops(&runtime, plan).await,

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::measure::{Flood, Laps, Plan, Series, Tally, asked, concurrently};
+use crate::measure::{Flood, HANDSHAKES, Laps, Plan, Series, Tally, asked, concurrently};
 use crate::raw;
 
 /// `channel.oneway.16384`: a stream of 16 KiB writes, which is one full record each.
@@ -41,9 +41,15 @@ pub async fn oneway(plan: Plan) -> anyhow::Result<Vec<Series>> {
     }
     drop(near);
     receiver.await?;
-    let megabytes = rates.iter().map(|rate| rate * WRITE as f64 / 1e6).collect::<Vec<_>>();
+    let megabytes = rates
+        .iter()
+        .map(|rate| rate * WRITE as f64 / 1e6)
+        .collect::<Vec<_>>();
     let figure = format!("channel.oneway.{WRITE}");
-    Ok(vec![Series::timed(&figure, "msg/s", rates), Series::timed(&figure, "MB/s", megabytes)])
+    Ok(vec![
+        Series::timed(&figure, "msg/s", rates),
+        Series::timed(&figure, "MB/s", megabytes),
+    ])
 }
 
 /// `channel.ask.64`: 64 bytes there and back.
@@ -83,7 +89,7 @@ pub async fn handshakes(plan: Plan) -> anyhow::Result<Vec<Series>> {
             let ends = Arc::clone(&ends);
             async move { ends.connected().await.map(drop) }
         };
-        rates.push(concurrently(plan, 64, once).await?);
+        rates.push(concurrently(plan, HANDSHAKES, once).await?);
     }
     Ok(vec![Series::timed("handshake.64", "handshakes/s", rates)])
 }
@@ -97,15 +103,22 @@ struct Ends {
 
 impl Ends {
     fn new() -> anyhow::Result<Self> {
-        let (near_key, far_key) = (KeyPair::generate_for(&PKCS_ED25519)?, KeyPair::generate_for(&PKCS_ED25519)?);
+        let (near_key, far_key) = (
+            KeyPair::generate_for(&PKCS_ED25519)?,
+            KeyPair::generate_for(&PKCS_ED25519)?,
+        );
         let near = CertificateParams::new(["near.test".to_owned()])?.self_signed(&near_key)?;
         let far = CertificateParams::new(["far.test".to_owned()])?.self_signed(&far_key)?;
-        let (mut trusted_by_near, mut trusted_by_far) = (RootCertStore::empty(), RootCertStore::empty());
+        let (mut trusted_by_near, mut trusted_by_far) =
+            (RootCertStore::empty(), RootCertStore::empty());
         trusted_by_near.add(far.der().clone())?;
         trusted_by_far.add(near.der().clone())?;
         // Named, because Ockam's dependencies compile a second provider in.
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(trusted_by_far.into(), Arc::clone(&provider));
+        let verifier = WebPkiClientVerifier::builder_with_provider(
+            trusted_by_far.into(),
+            Arc::clone(&provider),
+        );
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(trusted_by_near)
@@ -124,12 +137,21 @@ impl Ends {
     }
 
     /// A new connection whose ends have both verified the other's certificate.
-    async fn connected(&self) -> anyhow::Result<(client::TlsStream<TcpStream>, server::TlsStream<TcpStream>)> {
+    async fn connected(
+        &self,
+    ) -> anyhow::Result<(client::TlsStream<TcpStream>, server::TlsStream<TcpStream>)> {
         let (near, far) = raw::connected().await?;
         let connecting = self.connector.connect(self.name.clone(), near);
         let (near, far) = tokio::try_join!(connecting, self.acceptor.accept(far))?;
-        let suite = near.get_ref().1.negotiated_cipher_suite().context("no suite after a handshake")?;
-        ensure!(suite.suite() == CipherSuite::TLS13_AES_256_GCM_SHA384, "another suite: {suite:?}");
+        let suite = near
+            .get_ref()
+            .1
+            .negotiated_cipher_suite()
+            .context("no suite after a handshake")?;
+        ensure!(
+            suite.suite() == CipherSuite::TLS13_AES_256_GCM_SHA384,
+            "another suite: {suite:?}"
+        );
         Ok((near, far))
     }
 }
