@@ -97,8 +97,8 @@ pub async fn beside_idle_channels(
 /// Each side verifies the other's identity chain and accepts only that identity.
 pub async fn handshakes(runtime: &Arc<Runtime>, plan: Plan) -> anyhow::Result<Vec<Series>> {
     let ends = Arc::new(ChannelEnds::start(runtime).await?);
-    // Alone, because an identity's first handshake makes its purpose key: when 64 race to make it,
-    // one of them can wait for its answer until it times out.
+    // An identity's first handshake makes its purpose key if none is found, which nothing guards:
+    // begun with all tasks at once, some runs ended with a handshake that timed out.
     ends.connect().await?;
     let mut rates = Vec::new();
     for _ in plan.all_runs() {
