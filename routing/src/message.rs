@@ -230,10 +230,23 @@ impl Message {
         self.0.head.body.as_deref().unwrap_or_else(|| self.inline())
     }
 
+    /// The payload to be changed in place; `None` when it is shared.
+    #[must_use]
+    pub fn inline_mut(&mut self) -> Option<&mut [u8]> {
+        let Block { head, data } = &mut *self.0;
+        head.body.is_none().then(|| &mut data[head.onward_end.into()..head.payload_end.into()])
+    }
+
     /// The payload when it is shared rather than inline.
     #[must_use]
     pub fn body(&self) -> Option<&Bytes> {
         self.0.head.body.as_ref()
+    }
+
+    /// Takes a shared payload out and leaves an empty one.
+    #[must_use]
+    pub fn take_body(&mut self) -> Option<Bytes> {
+        self.0.head.body.take()
     }
 
     /// The payload as shared bytes; copies an inline one.

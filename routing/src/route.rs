@@ -105,6 +105,13 @@ impl Route {
         Ok(route)
     }
 
+    /// This route without its first address.
+    #[must_use]
+    pub fn rest(&self) -> RouteRef<'_> {
+        let first = self.as_ref().first().map_or(0, |first| first.encoded().len());
+        RouteRef { encoded: &self.encoded[first..], count: self.count.saturating_sub(1) }
+    }
+
     /// This route, borrowed.
     #[must_use]
     pub fn as_ref(&self) -> RouteRef<'_> {

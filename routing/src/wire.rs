@@ -85,6 +85,23 @@ impl Message {
 
     /// Appends everything in front of the payload's bytes.
     pub fn encode_before_payload(&self, out: &mut Vec<u8>) {
+        self.encode_routes(out);
+        Self::encode_payload_head(self.payload().len(), out);
+    }
+
+    /// Appends the head of a payload of `length` bytes, which stands between routes and payload.
+    pub fn encode_payload_head(length: usize, out: &mut Vec<u8>) {
+        put_head(out, 2, length as u64);
+    }
+
+    /// Length of what [`Message::encode_payload_head`] appends: 1 to 9 bytes.
+    #[must_use]
+    pub fn payload_head_len(length: usize) -> usize {
+        head_len(length as u64)
+    }
+
+    /// Appends everything in front of the payload's head.
+    pub fn encode_routes(&self, out: &mut Vec<u8>) {
         let (onward, ret) = (self.onward(), self.ret());
         out.extend_from_slice(&[0x87, 0x01, self.is_report().into()]);
         put_head(out, 0, self.hops().into());
@@ -92,7 +109,6 @@ impl Message {
         out.extend_from_slice(onward.encoded);
         put_head(out, 4, ret.count.into());
         out.extend_from_slice(ret.encoded);
-        put_head(out, 2, self.payload().len() as u64);
     }
 
     /// Appends everything behind the payload's bytes.

@@ -77,6 +77,12 @@ impl Room {
         self.charge(bytes) as usize
     }
 
+    /// Whether the queue takes no more, ever.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.free.is_closed()
+    }
+
     /// Ends every wait and every further take.
     pub fn close(&self) {
         self.free.close();

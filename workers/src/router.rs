@@ -384,6 +384,26 @@ impl Router {
         }
     }
 
+    /// Sends a message that came in from outside; its sender is told if it cannot be delivered.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the message is lost.
+    pub async fn deliver(self: &Arc<Self>, message: Message) {
+        if let Err(error) = self.send(message).await {
+            let code = error.code();
+            self.report(error.into_message(), code);
+        }
+    }
+
+    /// The egress at `address` if it takes whole frames; endpoints are dialled.
+    #[must_use]
+    pub fn sink(self: &Arc<Self>, address: AddressRef<'_>) -> Option<Arc<dyn Step>> {
+        match self.find(address, FlowId::LOCAL) {
+            Ok(Found::Target(Target::Step(step))) if step.as_sink().is_some() => Some(step),
+            _ => None,
+        }
+    }
+
     /// Takes a message along its route until it is delivered, refused, or its target is full or in
     /// `held` (targets that others wait for already, so that order is kept).
     pub(crate) fn walk(self: &Arc<Self>, message: Message, held: Option<&dyn Fn(&Target) -> bool>) -> Walk {

@@ -1,0 +1,549 @@
+//! The data path of a secure channel: two steps that seal and open on the sender's task.
+//!
+//! The *encryptor* is a transport sender: messages from local workers are encoded and sealed straight
+//! into the buffer of the connection they leave by. The *session* is an ingress: records are opened and
+//! the messages in them go on from there. Protocol decisions are `onward-channels`'; routes are decided
+//! here only as docs/protocol.md §3.2 *Addressing* and §3.4 *Return-route updates* say.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use onward_channels::identity::Identifier;
+use onward_channels::{
+    BODY_MAX, Binding, ChannelError, CloseCode, Confirmation, Content, Due, FRAGMENT_HEAD_BYTES, FrameType, HEAD_ROOM,
+    Now, Opener,
+    PIECE_MAX, PlannedFragment, Reassembly, Role, Sealer,
+};
+use onward_routing::{Address, ErrorCode, FlowId, LENGTH_HEAD, Message, Route, RouteRef};
+use onward_workers::{Charge, FrameSink, Next, Router, Step};
+use tokio::sync::mpsc;
+
+/// A grant may make a message's return route this much longer than it was when room was taken for it.
+const GRANT_GROWTH: usize = 37;
+
+/// A packet that reached a session address while its handshake runs.
+pub(crate) struct Arrived {
+    pub(crate) packet: Vec<u8>,
+    /// The way back to who sent it.
+    pub(crate) ret: Route,
+}
+
+/// One end of a channel, from its first handshake message to its close.
+pub(crate) struct Session {
+    pub(crate) id: u128,
+    /// Where the handshake's driver waits for packets, until the channel is ready.
+    inbox: Mutex<Option<mpsc::Sender<Arrived>>>,
+    ready: OnceLock<Ready>,
+    closed: AtomicBool,
+}
+
+/// What an established channel consists of.
+struct Ready {
+    /// The session address.
+    id: u128,
+    flow: FlowId,
+    peer: Identifier,
+    encryptor: Address,
+    sealing: Mutex<Sealing>,
+    opening: Mutex<Opening>,
+}
+
+struct Sealing {
+    sealer: Sealer,
+    way: Way,
+    /// The initiator keeps its configured route; the responder follows the peer.
+    follows: bool,
+}
+
+struct Opening {
+    opener: Opener,
+    reassembly: Option<Box<Reassembly>>,
+    binding: Binding,
+    confirmation: Confirmation,
+}
+
+/// The way records leave: the route to the peer's session, and the egress at its beginning.
+struct Way {
+    onward: Route,
+    /// The connection the route begins with, once it is known to take whole frames.
+    sink: Option<Arc<dyn Step>>,
+    /// What stands in front of the payload of every frame.
+    prefix: Vec<u8>,
+}
+
+/// The two halves of a finished handshake and where its records go.
+pub(crate) struct Opened {
+    pub(crate) flow: FlowId,
+    pub(crate) peer: Identifier,
+    pub(crate) encryptor: Address,
+    pub(crate) onward: Route,
+    pub(crate) session: onward_channels::Session,
+}
+
+/// What opening a record led to.
+enum Received {
+    /// A message for a worker of this node.
+    Message(Message),
+    /// Nothing for anybody.
+    Nothing,
+    /// The peer closed the channel.
+    Closed,
+}
+
+impl Session {
+    pub(crate) fn new(id: u128, inbox: mpsc::Sender<Arrived>) -> Arc<Self> {
+        Arc::new(Self { id, inbox: Mutex::new(Some(inbox)), ready: OnceLock::new(), closed: AtomicBool::new(false) })
+    }
+
+    /// The channel is established: records are opened here from now on.
+    pub(crate) fn open(&self, opened: Opened) {
+        let Opened { flow, peer, encryptor, onward, session } = opened;
+        let onward_channels::Session { sealer, opener, binding, confirmation } = session;
+        let follows = sealer.role() == Role::Responder;
+        let way = Way::new(onward, self.id);
+        let ready = Ready {
+            id: self.id,
+            flow,
+            peer,
+            encryptor,
+            sealing: Mutex::new(Sealing { sealer, way, follows }),
+            opening: Mutex::new(Opening { opener, reassembly: None, binding, confirmation }),
+        };
+        let _ = self.ready.set(ready);
+        *lock(&self.inbox) = None;
+    }
+
+    pub(crate) fn peer(&self) -> Option<Identifier> {
+        self.ready.get().map(|ready| ready.peer)
+    }
+
+    pub(crate) fn flow(&self) -> Option<FlowId> {
+        self.ready.get().map(|ready| ready.flow)
+    }
+
+    pub(crate) fn encryptor(&self) -> Option<&Address> {
+        self.ready.get().map(|ready| &ready.encryptor)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Opens records that came while the handshake ran, and hands their messages on.
+    pub(crate) async fn receive_early(self: &Arc<Self>, router: &Arc<Router>, early: Vec<Vec<u8>>) {
+        for mut record in early {
+            if let Some(ready) = self.ready.get()
+                && let Received::Message(message) = ready.receive(router, &mut record, None)
+            {
+                router.deliver(message).await;
+            }
+        }
+    }
+
+    /// Does what the channel's timers call for; `Some` when the channel is over.
+    pub(crate) fn tick(self: &Arc<Self>, router: &Arc<Router>) -> Option<CloseCode> {
+        let ready = self.ready.get()?;
+        if self.is_closed() {
+            return Some(CloseCode::Normal);
+        }
+        let now = now(router);
+        {
+            let mut opening = lock(&ready.opening);
+            opening.opener.erase_expired(now);
+            if let Some(reassembly) = &mut opening.reassembly {
+                reassembly.expire(now);
+                if reassembly.held_bytes() == 0 {
+                    opening.reassembly = None;
+                }
+            }
+        }
+        loop {
+            let due = lock(&ready.sealing).sealer.due(now)?;
+            match due {
+                Due::KeepAlive => self.send_control(router, |sealer, out| sealer.seal_empty(now, FrameType::KeepAlive, out)),
+                Due::AskRehandshake | Due::SoftAge => {
+                    self.send_control(router, |sealer, out| sealer.seal_empty(now, FrameType::Rehandshake, out));
+                }
+                Due::Close(code) => return Some(code),
+            }
+        }
+    }
+
+    /// Tells the peer that the channel is over.
+    pub(crate) fn send_close(self: &Arc<Self>, router: &Arc<Router>, code: CloseCode) {
+        if !self.closed.swap(true, Ordering::Relaxed) {
+            let now = now(router);
+            self.send_control(router, |sealer, out| sealer.seal_close(now, code, out));
+        }
+    }
+
+    /// Seals a frame of the channel's own and sends it if there is room; the peer has timers of its own.
+    fn send_control<T>(
+        &self,
+        router: &Arc<Router>,
+        seal: impl FnOnce(&mut Sealer, &mut Vec<u8>) -> Result<T, ChannelError>,
+    ) {
+        let message = self.ready.get().and_then(|ready| ready.control(seal));
+        if let Some(Err(error)) = message.map(|message| router.try_send(message)) {
+            tracing::debug!(%error, "a control record was not sent");
+        }
+    }
+
+    fn confirm_if(&self, router: &Arc<Router>, wanted: impl FnOnce(&Confirmation) -> bool) {
+        let Some(ready) = self.ready.get() else { return };
+        let now = now(router);
+        let message = {
+            let opening = lock(&ready.opening);
+            if !wanted(&opening.confirmation) {
+                return;
+            }
+            ready.control(|sealer, out| sealer.seal_confirm(now, &opening.binding, out))
+        };
+        if let Some(Err(error)) = message.map(|message| router.try_send(message)) {
+            tracing::debug!(%error, "a confirmation was not sent");
+        }
+    }
+
+    /// Hands a packet to the handshake's driver; more than it takes are dropped, their sender repeats.
+    pub(crate) fn hand_to_driver(&self, packet: &[u8], ret: RouteRef<'_>) {
+        if let Some(inbox) = &*lock(&self.inbox) {
+            let _ = inbox.try_send(Arrived { packet: packet.to_vec(), ret: ret.to_owned() });
+        }
+    }
+
+    /// Seals one message and hands it to the connection; see [`Step::step`].
+    fn seal(&self, router: &Arc<Router>, mut message: Message, charge: Option<Charge>) -> Next {
+        let Some(ready) = self.ready.get() else { return Next::Refused(ErrorCode::Unreachable, message) };
+        if self.is_closed() {
+            return Next::Refused(ErrorCode::Unreachable, message);
+        }
+        let mut sealing = lock(&ready.sealing);
+        let Sealing { sealer, way, .. } = &mut *sealing;
+        way.find_sink(router, self.id);
+        let Some(step) = way.sink.clone() else {
+            return self.seal_for_steps(router, ready, sealer, way, message);
+        };
+        let Some(sink) = step.as_sink() else { return Next::Refused(ErrorCode::Unreachable, message) };
+        let bytes = way.frames_bytes(sealer, message.encoded_len() + GRANT_GROWTH);
+        if !charge.is_some_and(|charge| charge.spend(sink.room(), bytes)) && !sink.room().try_take(bytes) {
+            if sink.room().is_closed() {
+                way.sink = None;
+                return Next::Refused(ErrorCode::Unreachable, message);
+            }
+            return Next::Full(Arc::clone(sink.room()), bytes, message);
+        }
+        if let Err(code) = router.depart(&mut message, ready.flow) {
+            sink.room().give(bytes);
+            return Next::Refused(code, message);
+        }
+        let now = now(router);
+        let sealed = if message.encoded_len() <= BODY_MAX {
+            way.append_record(sealer, now, sink, bytes, &message)
+        } else {
+            way.append_fragments(sealer, now, sink, bytes, &message)
+        };
+        match sealed {
+            Ok(()) => Next::Done(Some(message)),
+            Err(code) => {
+                way.sink = None;
+                Next::Refused(code, message)
+            }
+        }
+    }
+
+    /// The way of a route that begins with a step of this node, not with a connection: the record
+    /// becomes a message of its own.
+    fn seal_for_steps(
+        &self,
+        router: &Arc<Router>,
+        ready: &Ready,
+        sealer: &mut Sealer,
+        way: &Way,
+        mut message: Message,
+    ) -> Next {
+        if message.encoded_len() + GRANT_GROWTH > BODY_MAX {
+            // Only one message can go on from here.
+            return Next::Refused(ErrorCode::TooBig, message);
+        }
+        if let Err(code) = router.depart(&mut message, ready.flow) {
+            return Next::Refused(code, message);
+        }
+        let mut record = Vec::new();
+        let body = message.encoded_len();
+        match sealer.seal_into(now(router), FrameType::Data, body, |out| message.encode(out), &mut record) {
+            Ok(_) => Next::Forward(way.message(self.id, record)),
+            Err(_) => Next::Refused(ErrorCode::TooBig, message),
+        }
+    }
+}
+
+impl Way {
+    fn new(onward: Route, session: u128) -> Self {
+        let ret = Route::from(Address::random(session));
+        let mut template = Message::new(onward.rest(), ret.as_ref(), &[]);
+        template.set_hops(template.hops() - 1);
+        let mut prefix = Vec::new();
+        template.encode_routes(&mut prefix);
+        prefix.shrink_to_fit();
+        Self { onward, sink: None, prefix }
+    }
+
+    /// Finds the egress the route begins with, and lets the peer answer by it.
+    fn find_sink(&mut self, router: &Arc<Router>, session: u128) {
+        let lost = |step: &Arc<dyn Step>| step.as_sink().is_none_or(|sink| sink.room().is_closed());
+        if self.sink.as_ref().is_some_and(|step| !lost(step)) {
+            return;
+        }
+        self.sink = self.onward.as_ref().first().and_then(|first| router.sink(first)).filter(|step| !lost(step));
+        if let Some(sink) = self.sink.as_ref().and_then(|step| step.as_sink()) {
+            router.reach_mut().admit_session(session, sink.flow());
+        }
+    }
+
+    /// A message that carries a record.
+    fn message(&self, session: u128, record: Vec<u8>) -> Message {
+        let ret = Route::from(Address::random(session));
+        Message::with_body(self.onward.as_ref(), ret.as_ref(), record.into())
+    }
+
+    /// Bytes of the frame around a record of `record` bytes.
+    fn frame_bytes(&self, record: usize) -> usize {
+        LENGTH_HEAD + self.prefix.len() + Message::payload_head_len(record) + record + 1
+    }
+
+    /// Bytes of all frames for a message of `length` bytes.
+    fn frames_bytes(&self, sealer: &Sealer, length: usize) -> usize {
+        if length <= BODY_MAX {
+            return self.frame_bytes(sealer.sealed_bytes(length));
+        }
+        let pieces = length.div_ceil(PIECE_MAX);
+        pieces * self.frame_bytes(sealer.sealed_bytes(FRAGMENT_HEAD_BYTES + PIECE_MAX))
+    }
+
+    /// Seals `message` as one record inside the buffer of `sink`.
+    fn append_record(
+        &self,
+        sealer: &mut Sealer,
+        now: Now,
+        sink: &dyn FrameSink,
+        bytes: usize,
+        message: &Message,
+    ) -> Result<(), ErrorCode> {
+        let body = message.encoded_len();
+        self.append(sealer, now, sink, bytes, FrameType::Data, body, &mut |out| message.encode(out))
+    }
+
+    /// Seals a message that does not fit one record as several.
+    fn append_fragments(
+        &self,
+        sealer: &mut Sealer,
+        now: Now,
+        sink: &dyn FrameSink,
+        bytes: usize,
+        message: &Message,
+    ) -> Result<(), ErrorCode> {
+        let mut encoded = Vec::with_capacity(message.encoded_len());
+        message.encode(&mut encoded);
+        let plan = sealer.plan_fragments(encoded.len(), PIECE_MAX).map_err(|_| ErrorCode::TooBig)?;
+        // The first frame carries the charge of all; the rest is written under it.
+        let mut charged = bytes;
+        for PlannedFragment { head, range } in plan {
+            let piece = &encoded[range];
+            let body = head.len() + piece.len();
+            self.append(sealer, now, sink, charged, FrameType::Fragment, body, &mut |out| {
+                out.extend_from_slice(&head);
+                out.extend_from_slice(piece);
+            })?;
+            charged = 0;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one frame: its parts, and where they go")]
+    fn append(
+        &self,
+        sealer: &mut Sealer,
+        now: Now,
+        sink: &dyn FrameSink,
+        charged: usize,
+        frame_type: FrameType,
+        body: usize,
+        write_body: &mut dyn FnMut(&mut Vec<u8>),
+    ) -> Result<(), ErrorCode> {
+        let mut sealed = Ok(());
+        let record = sealer.sealed_bytes(body);
+        sink.append(charged, &mut |out| {
+            out.extend_from_slice(&self.prefix);
+            Message::encode_payload_head(record, out);
+            sealed = sealer.seal_into(now, frame_type, body, &mut *write_body, out).map(drop);
+            out.push(0xf6);
+        })
+        .map_err(|_| ErrorCode::Unreachable)?;
+        sealed.map_err(|_| ErrorCode::Unreachable)
+    }
+}
+
+/// An opened record, with what it says taken out of the memory it was opened in.
+enum Record {
+    /// An encoded message, in the record from [`HEAD_ROOM`] on.
+    Data(Range<usize>),
+    /// A message that came in pieces.
+    Whole(Vec<u8>),
+    Close,
+    Nothing,
+}
+
+impl Ready {
+    /// A message that carries a frame of the channel's own.
+    fn control<T>(&self, seal: impl FnOnce(&mut Sealer, &mut Vec<u8>) -> Result<T, ChannelError>) -> Option<Message> {
+        let mut sealing = lock(&self.sealing);
+        let mut record = Vec::new();
+        seal(&mut sealing.sealer, &mut record).ok()?;
+        Some(sealing.way.message(self.id, record))
+    }
+
+    /// Opens one record in place and follows the peer to where the newest one came from.
+    fn open(&self, router: &Arc<Router>, record: &mut [u8], ret: Option<&Route>) -> Record {
+        let now = now(router);
+        let mut opening = lock(&self.opening);
+        let Opening { opener, reassembly, .. } = &mut *opening;
+        let Ok(frame) = opener.open_in_place(now, record) else { return Record::Nothing };
+        let newest = frame.newest;
+        let opened = match frame.content {
+            Content::Data(encoded) => Record::Data(HEAD_ROOM..HEAD_ROOM + encoded.len()),
+            Content::Fragment(fragment) => {
+                let reassembly = reassembly.get_or_insert_with(Box::default);
+                match reassembly.push(now, fragment) {
+                    Ok(Some(whole)) => Record::Whole(whole),
+                    _ => Record::Nothing,
+                }
+            }
+            Content::Close { .. } => Record::Close,
+            _ => Record::Nothing,
+        };
+        drop(opening);
+        if let (true, Some(ret)) = (newest, ret) {
+            self.follow(ret);
+        }
+        opened
+    }
+
+    /// Opens a record in memory of its own.
+    fn receive(&self, router: &Arc<Router>, record: &mut [u8], ret: Option<&Route>) -> Received {
+        match self.open(router, record, ret) {
+            Record::Data(range) => self.take_in(router, Message::decode(&record[range], router.limits().payload_bytes, None)),
+            other => self.receive_rest(router, other),
+        }
+    }
+
+    /// Opens a record that shares memory with others: in a copy, unless it is the last to share it. A
+    /// large payload stays where it was opened.
+    fn receive_shared(&self, router: &Arc<Router>, body: Bytes, ret: Option<&Route>) -> Received {
+        let mut record = body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        match self.open(router, &mut record, ret) {
+            Record::Data(range) => {
+                let encoded = record.freeze().slice(range);
+                self.take_in(router, Message::decode_shared(&encoded, router.limits().payload_bytes, None))
+            }
+            other => self.receive_rest(router, other),
+        }
+    }
+
+    fn receive_rest(&self, router: &Arc<Router>, opened: Record) -> Received {
+        match opened {
+            Record::Whole(whole) => {
+                let whole = Bytes::from(whole);
+                self.take_in(router, Message::decode_shared(&whole, router.limits().payload_bytes, None))
+            }
+            Record::Close => Received::Closed,
+            Record::Data(_) | Record::Nothing => Received::Nothing,
+        }
+    }
+
+    /// Marks a message that came through the channel as an ingress does.
+    fn take_in(&self, router: &Arc<Router>, decoded: Result<Message, onward_routing::DecodeError>) -> Received {
+        let Ok(mut message) = decoded else { return Received::Nothing };
+        message.set_flow(self.flow);
+        message.clamp_hops();
+        if message.onward().is_empty() || message.prepend_return(self.encryptor.as_ref()).is_err() {
+            router.report(message, ErrorCode::HopLimit);
+            return Received::Nothing;
+        }
+        Received::Message(message)
+    }
+
+    /// Moves the responder's way back to where the newest authentic record came from.
+    ///
+    /// Which flows a session is reachable by was checked before the record came here.
+    fn follow(&self, ret: &Route) {
+        let mut sealing = lock(&self.sealing);
+        if !sealing.follows || ret.is_empty() || sealing.way.onward == *ret {
+            return;
+        }
+        sealing.way = Way::new(ret.clone(), self.id);
+    }
+}
+
+impl Step for Session {
+    /// What reaches the session address: a handshake message or a record.
+    fn step(&self, router: &Arc<Router>, mut message: Message, _: Option<Charge>) -> Next {
+        let Some(ready) = self.ready.get() else {
+            self.hand_to_driver(message.payload(), message.ret());
+            return Next::Done(Some(message));
+        };
+        if message.payload().first() == Some(&0x89) {
+            // The last message of the handshake again: its CONFIRM was lost.
+            self.confirm_if(router, |confirmation| confirmation.is_repeated(message.payload()));
+            return Next::Done(Some(message));
+        }
+        // Only the responder follows, and only then is the way back worth copying.
+        let ret = {
+            let sealing = lock(&ready.sealing);
+            let moved = sealing.follows && sealing.way.onward.as_ref() != message.ret();
+            moved.then(|| message.ret().to_owned())
+        };
+        let received = match message.take_body() {
+            Some(body) => ready.receive_shared(router, body, ret.as_ref()),
+            None => match message.inline_mut() {
+                Some(record) => ready.receive(router, record, ret.as_ref()),
+                None => Received::Nothing,
+            },
+        };
+        match received {
+            Received::Message(message) => Next::Forward(message),
+            Received::Nothing => Next::Done(Some(message)),
+            Received::Closed => {
+                self.closed.store(true, Ordering::Relaxed);
+                router.flow_lost(ready.flow, false);
+                Next::Done(Some(message))
+            }
+        }
+    }
+}
+
+/// The step at a channel's encryptor address: the way in for messages of local workers.
+pub(crate) struct Encryptor(pub(crate) Arc<Session>);
+
+impl Step for Encryptor {
+    fn step(&self, router: &Arc<Router>, message: Message, charge: Option<Charge>) -> Next {
+        self.0.seal(router, message, charge)
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("peer", &self.peer()).field("closed", &self.is_closed()).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The clock of the record layer, which has no use for the wall clock.
+fn now(router: &Router) -> Now {
+    Now { mono: router.now(), unix: 0 }
+}
