@@ -18,6 +18,7 @@ mod payload;
 mod room;
 mod router;
 mod run;
+mod sink;
 mod supervisor;
 mod worker;
 
@@ -30,5 +31,6 @@ pub use payload::{NoReply, Payload, Raw, Reply, Serde};
 pub use room::{CHARGE_MIN, Closed, Room};
 pub use router::{Counters, Dialer, Limits, Next, Router, Step};
 pub use run::{WorkerHandle, start};
+pub use sink::RecordSink;
 pub use supervisor::{Restart, Strategy, Supervisor, SupervisorHandle};
 pub use worker::{FnWorker, Worker};

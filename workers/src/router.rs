@@ -24,6 +24,7 @@ use crate::ask::{Asks, Random};
 use crate::error::{SendError, StartError};
 use crate::mailbox::Mailbox;
 use crate::room::Room;
+use crate::sink::RecordSink;
 
 /// The bounds of a node's workers; each is documented with its default.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -78,6 +79,11 @@ pub trait Step: Send + Sync + 'static {
     /// Acts on a message whose nearest onward address is this step's, after room for it was taken.
     /// Must not block.
     fn step(&self, router: &Arc<Router>, message: Message) -> Next;
+
+    /// The send buffer behind this step, if it is a connection's.
+    fn record_sink(self: Arc<Self>) -> Option<Arc<dyn RecordSink>> {
+        None
+    }
 }
 
 /// What a [`Step`] did with a message.
@@ -298,6 +304,15 @@ impl Router {
             self.directory.iter().map(|entry| entry.key().clone()).filter(named).collect();
         names.sort_by(|a, b| a.value().cmp(b.value()));
         names
+    }
+
+    /// The send buffer of the connection that `address` leads to: a connection's own address, or an
+    /// endpoint, which is dialled if need be. `None` when it leads elsewhere or nowhere.
+    pub fn record_sink(self: &Arc<Self>, address: AddressRef<'_>) -> Option<Arc<dyn RecordSink>> {
+        match self.find(address, FlowId::LOCAL) {
+            Ok(Found::Target(Target::Step(step))) => step.record_sink(),
+            _ => None,
+        }
     }
 
     pub(crate) fn mailbox(&self, address: &Address) -> Option<Arc<Mailbox>> {
