@@ -1,1 +1,37 @@
-//! Placeholder.
+//! Transports: how messages travel between adjacent nodes.
+//!
+//! [`TcpTransport`] and [`UnixTransport`] carry frames over byte streams, [`MemoryNetwork`] carries
+//! packets between routers of one process over links with seeded faults. What comes in goes to an
+//! ingress, what goes out is encoded by a step into a buffer that the connection writes.
+//!
+//! A transport never looks into a payload, never decides who may reach whom, and authenticates
+//! nobody: that is the work of the channels that run through it.
+//!
+//! Specification: docs/protocol.md §2.
+
+mod connection;
+mod dial;
+mod egress;
+mod error;
+mod frame;
+mod limits;
+mod listener;
+#[cfg(feature = "memory")]
+mod memory;
+mod stream;
+#[cfg(feature = "tcp")]
+mod tcp;
+#[cfg(feature = "unix")]
+mod unix;
+
+pub use connection::Connection;
+pub use dial::Dialers;
+pub use error::TransportError;
+pub use limits::{StreamLimits, Streams};
+pub use listener::Listener;
+#[cfg(feature = "memory")]
+pub use memory::MemoryNetwork;
+#[cfg(feature = "tcp")]
+pub use tcp::{TcpOptions, TcpTransport};
+#[cfg(feature = "unix")]
+pub use unix::{UnixOptions, UnixTransport};

@@ -86,10 +86,12 @@ pub trait FrameSink: Send + Sync {
     fn room(&self) -> &Arc<Room>;
 
     /// Appends one frame for which room for `bytes` was taken: `write` appends exactly one encoded
-    /// message to the buffer it is given.
+    /// message to the buffer it is given, without the length in front. With 0 bytes, the frame is part
+    /// of what an earlier one took room for.
     ///
     /// # Errors
-    /// [`Closed`](crate::Closed): `write` was not called, and the room is gone with the egress.
+    /// [`Closed`](crate::Closed) when the egress takes nothing more or `write` appended nothing; the
+    /// room is given back.
     fn append(&self, bytes: usize, write: &mut dyn FnMut(&mut Vec<u8>)) -> Result<(), crate::Closed>;
 }
 

@@ -1,0 +1,42 @@
+//! What can go wrong for those who open listeners and connections.
+
+use std::io;
+use std::sync::Arc;
+
+use onward_routing::Address;
+
+/// Why a listener or a connection cannot be had.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The system does not let this process listen there.
+    #[error("cannot listen on {at}")]
+    Listen {
+        /// Where.
+        at: String,
+        /// The system's reason.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// A live process listens on this socket already.
+    #[error("another process listens on {0}")]
+    InUse(String),
+    /// The address does not name an endpoint of this transport.
+    #[error("`{0}` is no endpoint of this transport")]
+    Endpoint(Address),
+    /// The peer was not reached within the connect deadline; attempts go on.
+    #[error("cannot reach {endpoint}")]
+    Unreachable {
+        /// Where.
+        endpoint: String,
+        /// The reason of the last attempt; none if it was still under way.
+        #[source]
+        source: Option<Arc<io::Error>>,
+    },
+    /// The connection is closed for good.
+    #[error("the connection is closed")]
+    Closed,
+    /// A fresh random address is taken, which only a broken random source explains.
+    #[error("no free address for a connection")]
+    NoAddress,
+}

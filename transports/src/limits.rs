@@ -1,0 +1,86 @@
+//! The bounds of stream transports, and what all stream connections of a node share.
+//!
+//! Specification: docs/protocol.md §2.1.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onward_workers::Room;
+
+/// The bounds of stream connections; each is documented with its default.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct StreamLimits {
+    /// How long a peer may take for its preface, by default 5 s.
+    pub preface: Duration,
+    /// How long one frame may take from its first byte to its last, by default 20 s.
+    pub frame: Duration,
+    /// A connection that receives nothing, not even a keepalive, for this long is closed; by default
+    /// 120 s. As long may one write make no progress.
+    pub idle: Duration,
+    /// A keepalive is sent after this long without sending, by default 40 s.
+    pub keepalive: Duration,
+    /// Connections accepted from one IP address at once, by default 64; further ones are dropped.
+    pub connections_per_ip: usize,
+    /// Connections of one listener at once, by default 4,096; accepting pauses there.
+    pub connections: usize,
+    /// Bytes that wait to be sent on one connection, by default 256 KiB; a larger frame enters an
+    /// empty queue.
+    pub send_bytes: usize,
+    /// Bytes of receive buffers of all connections together beyond the first 4 KiB of each, by default
+    /// 48 MiB: with 4,096 connections all unfinished frames stay at 64 MiB.
+    pub unfinished_bytes: usize,
+    /// How long an outgoing connection may be down before messages for it are refused as unreachable,
+    /// and how long one attempt may take; by default 5 s.
+    pub connect: Duration,
+    /// The first pause between attempts to connect, by default 0.25 s; it doubles, ±50 % jitter.
+    pub reconnect_first: Duration,
+    /// The longest such pause, by default 30 s before jitter.
+    pub reconnect_last: Duration,
+    /// A connection that messages had dialled is closed after this long without traffic, by default
+    /// 10 min (to a tenth more).
+    pub dialled_idle: Duration,
+    /// Connections that messages may have dialled at once, by default 1,024.
+    pub dialled: usize,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            preface: Duration::from_secs(5),
+            frame: Duration::from_secs(20),
+            idle: Duration::from_secs(120),
+            keepalive: Duration::from_secs(40),
+            connections_per_ip: 64,
+            connections: 4096,
+            send_bytes: 256 * 1024,
+            unfinished_bytes: 48 * 1024 * 1024,
+            connect: Duration::from_secs(5),
+            reconnect_first: Duration::from_millis(250),
+            reconnect_last: Duration::from_secs(30),
+            dialled_idle: Duration::from_secs(600),
+            dialled: 1024,
+        }
+    }
+}
+
+/// What all stream connections of a node share: their limits and the memory for unfinished frames.
+#[derive(Debug)]
+pub struct Streams {
+    pub(crate) limits: StreamLimits,
+    pub(crate) unfinished: Arc<Room>,
+}
+
+impl Streams {
+    /// Shared state with these limits; a node needs one, for TCP and Unix sockets together.
+    #[must_use]
+    pub fn new(limits: StreamLimits) -> Arc<Self> {
+        Arc::new(Self { unfinished: Arc::new(Room::new(limits.unfinished_bytes)), limits })
+    }
+
+    /// The limits.
+    #[must_use]
+    pub fn limits(&self) -> &StreamLimits {
+        &self.limits
+    }
+}
