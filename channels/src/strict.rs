@@ -260,6 +260,7 @@ const FALSE: u64 = 20;
 const NULL: u64 = 22;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test fails by panicking
 mod tests {
     use super::*;
 
