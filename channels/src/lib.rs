@@ -25,6 +25,8 @@ mod session;
 pub mod signed;
 pub mod strict;
 mod time;
+#[cfg(test)]
+mod vectors;
 
 pub use error::{ChannelError, Failure};
 pub use handshake::{
