@@ -17,6 +17,8 @@ mod attest;
 mod change;
 mod credential;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod identifier;
 mod known;

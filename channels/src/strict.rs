@@ -1,6 +1,6 @@
 //! The strict decoder: one meaning, one byte string, for everything signed, hashed or used in a handshake.
 //!
-//! [`decode`] accepts exactly the bytes that [`encode`] would give back. It must never be replaced by a plain
+//! [`decode()`] accepts exactly the bytes that [`encode()`] would give back. It must never be replaced by a plain
 //! CBOR decoder: those skip surplus elements and accept indefinite lengths and long integers, and then two
 //! readers of one signed body may see two different statements.
 //!
@@ -260,6 +260,7 @@ const FALSE: u64 = 20;
 const NULL: u64 = 22;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test fails by panicking
 mod tests {
     use super::*;
 

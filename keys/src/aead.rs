@@ -33,8 +33,8 @@ pub struct Unauthentic;
 
 /// An AEAD under one key.
 ///
-/// Not `Clone`: two owners of one key would repeat a nonce. At most 1 KiB with everything it owns; the key lies in
-/// the box and is wiped on drop.
+/// Not `Clone`: two owners of one key would repeat a nonce. At most 1 KiB with everything it owns, AWS-LC's part
+/// included; the key lies in a box of its own and is wiped on drop.
 pub struct Aead {
     algorithm: AeadAlgorithm,
     context: Context,
@@ -202,5 +202,99 @@ mod accelerated {
         key.open_in_place_separate_tag(nonce, Aad::from(ad), tag, ciphertext)
             .ok()
             .map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_backends_agree_with_rfc_8439_section_2_8_2() {
+        let key = std::array::from_fn(|at| 0x80 + at as u8);
+        let nonce = hex::decode("070000004041424344454647").unwrap();
+        let nonce = nonce.try_into().unwrap();
+        let ad = hex::decode("50515253c0c1c2c3c4c5c6c7").unwrap();
+        let plaintext =
+            b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for \
+            the future, sunscreen would be it.";
+        for &backend in Backend::available() {
+            let aead = Aead::new(backend, AeadAlgorithm::ChaCha20Poly1305, &key);
+            let mut buffer = plaintext.to_vec();
+            let tag = aead.seal_in_place(&nonce, &ad, &mut buffer);
+            assert_eq!(
+                hex::encode(&buffer),
+                "d31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d63dbea45e8ca9671282fafb69da\
+                 92728b1a71de0a9e060b2905d6a5b67ecd3b3692ddbd7f2d778b8c9803aee328091b58fab324e4fad675945585\
+                 808b4831d7bc3ff4def08e4b7a9de576d26586cec64b6116"
+            );
+            assert_eq!(hex::encode(tag), "1ae10b594f09e26a7e902ecbd0600691");
+            aead.open_in_place(&nonce, &ad, &mut buffer, &tag).unwrap();
+            assert_eq!(buffer, plaintext);
+        }
+    }
+
+    #[test]
+    fn a_failed_open_leaves_zeros() {
+        let (nonce, ad) = ([3; 12], b"ad");
+        for (backend, algorithm) in all() {
+            let aead = Aead::new(backend, algorithm, &[1; 32]);
+            let mut sealed = *b"some plaintext of more than one block of either cipher, to be sure";
+            let tag = aead.seal_in_place(&nonce, ad, &mut sealed);
+            let forgeries: [(&[u8; 12], &[u8], usize, usize); 4] = [
+                (&[4; 12], ad, usize::MAX, usize::MAX),
+                (&nonce, b"da", usize::MAX, usize::MAX),
+                (&nonce, ad, 65, usize::MAX),
+                (&nonce, ad, usize::MAX, 15),
+            ];
+            for (nonce, ad, flip_byte, flip_tag) in forgeries {
+                let (mut buffer, mut tag) = (sealed, tag);
+                if let Some(byte) = buffer.get_mut(flip_byte) {
+                    *byte ^= 1;
+                }
+                if let Some(byte) = tag.get_mut(flip_tag) {
+                    *byte ^= 1;
+                }
+                let opened = aead.open_in_place(nonce, ad, &mut buffer, &tag);
+                assert_eq!(opened, Err(Unauthentic), "{backend:?} {algorithm:?}");
+                assert_eq!(buffer, [0; 66], "{backend:?} {algorithm:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_sealed_and_opened_too() {
+        for (backend, algorithm) in all() {
+            let aead = Aead::new(backend, algorithm, &[1; 32]);
+            let tag = aead.seal_in_place(&[0; 12], b"", &mut []);
+            assert_eq!(aead.open_in_place(&[0; 12], b"", &mut [], &tag), Ok(()));
+            assert_eq!(
+                aead.open_in_place(&[0; 12], b"x", &mut [], &tag),
+                Err(Unauthentic)
+            );
+        }
+    }
+
+    #[test]
+    fn a_context_takes_at_most_a_kibibyte() {
+        let contexts = [size_of::<ChaCha20Poly1305>(), size_of::<Aes256Gcm>()];
+        for context in contexts {
+            assert!(size_of::<Aead>() + context <= 1024, "{context}");
+        }
+    }
+
+    #[test]
+    fn debug_names_the_algorithm_and_no_key() {
+        for (backend, algorithm) in all() {
+            let aead = Aead::new(backend, algorithm, &[0xab; 32]);
+            let expected = format!("Aead {{ algorithm: {algorithm:?}, .. }}");
+            assert_eq!(format!("{aead:?}"), expected);
+        }
+    }
+
+    fn all() -> impl Iterator<Item = (Backend, AeadAlgorithm)> {
+        Backend::available().iter().flat_map(|backend| {
+            [AeadAlgorithm::ChaCha20Poly1305, AeadAlgorithm::Aes256Gcm].map(|it| (*backend, it))
+        })
     }
 }

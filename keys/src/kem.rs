@@ -188,3 +188,99 @@ mod accelerated {
         Some(SharedSecret::new(shared.as_ref().try_into().ok()?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_ciphertext_yields_the_same_unrelated_secret_on_every_backend() {
+        let seed = [7; 64];
+        let (key, public) = Backend::Portable.kem_from_seed(&seed);
+        let (mut ciphertext, secret) = encapsulate_portable(&public, &[1; 32]).unwrap();
+        assert_eq!(key.decapsulate(&ciphertext).as_bytes(), secret.as_bytes());
+        ciphertext[0] ^= 1;
+        let rejected = *key.decapsulate(&ciphertext).as_bytes();
+        assert_ne!(&rejected, secret.as_bytes());
+        for &backend in Backend::available() {
+            let (key, _) = backend.kem_from_seed(&seed);
+            assert_eq!(key.decapsulate(&ciphertext).as_bytes(), &rejected);
+        }
+    }
+
+    /// Twelve bits that say q = 3329 where only 0 to 3328 may stand.
+    #[test]
+    fn an_encapsulation_key_that_is_not_reduced_is_refused() {
+        let (_, mut public) = Backend::Portable.kem_from_seed(&[7; 64]);
+        public[0] = 0x01;
+        public[1] = public[1] & 0xf0 | 0x0d;
+        for &backend in Backend::available() {
+            let refused = backend.encapsulate(&public, &mut Zeros);
+            assert_eq!(refused.unwrap_err(), InvalidEncapsulationKey, "{backend:?}");
+        }
+    }
+
+    #[cfg(feature = "accel")]
+    #[test]
+    fn the_accelerated_backend_leaves_the_callers_randomness_alone() {
+        let (key, public) = Backend::Accelerated.kem_generate(&mut Untouched);
+        let (ciphertext, secret) = Backend::Accelerated
+            .encapsulate(&public, &mut Untouched)
+            .unwrap();
+        assert_eq!(key.decapsulate(&ciphertext).as_bytes(), secret.as_bytes());
+        let (_, another) = Backend::Accelerated.kem_generate(&mut Untouched);
+        assert_ne!(public, another);
+    }
+
+    #[test]
+    fn debug_shows_nothing_of_the_key() {
+        for &backend in Backend::available() {
+            let (key, _) = backend.kem_from_seed(&[0xab; 64]);
+            assert_eq!(format!("{key:?}"), "DecapsulationKey { .. }");
+        }
+    }
+
+    #[cfg(feature = "accel")]
+    struct Untouched;
+
+    #[cfg(feature = "accel")]
+    impl rand_core::TryRng for Untouched {
+        type Error = std::convert::Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+            panic!("randomness was drawn")
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+            panic!("randomness was drawn")
+        }
+
+        fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Self::Error> {
+            panic!("randomness was drawn")
+        }
+    }
+
+    #[cfg(feature = "accel")]
+    impl rand_core::TryCryptoRng for Untouched {}
+
+    struct Zeros;
+
+    impl rand_core::TryRng for Zeros {
+        type Error = std::convert::Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+            Ok(0)
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+            Ok(0)
+        }
+
+        fn try_fill_bytes(&mut self, output: &mut [u8]) -> Result<(), Self::Error> {
+            output.fill(0);
+            Ok(())
+        }
+    }
+
+    impl rand_core::TryCryptoRng for Zeros {}
+}

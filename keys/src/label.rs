@@ -131,3 +131,83 @@ fn head(output: &mut Vec<u8>, major: Major, argument: u64) {
 /// The first element of every label: the project and the version of its protocols.
 const DOMAIN: &str = "onward/1";
 const HEAD_BYTES_MAX: usize = 9;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_label_is_the_deterministic_array_of_its_fields() {
+        let label = Label::new("x")
+            .bytes(&[1, 2])
+            .text("ü")
+            .uint(500)
+            .bool(true)
+            .bool(false)
+            .null()
+            .array(&[b"a".as_slice(), b""]);
+        assert_eq!(
+            hex::encode(label.encode()),
+            "89686f6e776172642f31617842010262c3bc1901f4f5f4f6824161 40".replace(' ', "")
+        );
+    }
+
+    #[test]
+    fn numbers_and_lengths_take_their_shortest_form() {
+        // RFC 8949 appendix A, and the two sides of each boundary.
+        for (number, expected) in [
+            (0, "00"),
+            (23, "17"),
+            (24, "1818"),
+            (255, "18ff"),
+            (256, "190100"),
+            (65_535, "19ffff"),
+            (65_536, "1a00010000"),
+            (4_294_967_295, "1affffffff"),
+            (4_294_967_296, "1b0000000100000000"),
+            (1_000_000_000_000, "1b000000e8d4a51000"),
+            (u64::MAX, "1bffffffffffffffff"),
+        ] {
+            let mut encoded = Vec::new();
+            head(&mut encoded, Major::Uint, number);
+            assert_eq!(hex::encode(encoded), expected);
+        }
+        let body = vec![7; 300];
+        let encoded = Label::new("sig").bytes(&body).encode();
+        assert_eq!(
+            hex::encode(&encoded[..17]),
+            "83686f6e776172642f316373696759012c"
+        );
+        assert_eq!(encoded[17..], body);
+    }
+
+    #[test]
+    fn more_than_23_fields_have_a_longer_head() {
+        let label = (0..22).fold(Label::new("many"), Label::uint);
+        assert_eq!(label.encode()[..2], [0x98, 24]);
+    }
+
+    #[test]
+    fn an_absent_field_is_null_in_its_place() {
+        let absent = Label::new("f").optional_bytes(None).uint(1);
+        assert_eq!(absent, Label::new("f").null().uint(1));
+        assert_ne!(absent, Label::new("f").optional_bytes(Some(b"")).uint(1));
+        assert_ne!(absent, Label::new("f").uint(1));
+    }
+
+    proptest! {
+        #[test]
+        fn moving_bytes_between_fields_changes_the_label(
+            a in prop::collection::vec(any::<u8>(), 0..40),
+            b in prop::collection::vec(any::<u8>(), 0..40),
+            c in prop::collection::vec(any::<u8>(), 0..40),
+            d in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let one = Label::new("f").bytes(&a).bytes(&b).encode();
+            let other = Label::new("f").bytes(&c).bytes(&d).encode();
+            prop_assert_eq!(one == other, (a, b) == (c, d));
+        }
+    }
+}

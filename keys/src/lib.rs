@@ -1,20 +1,22 @@
-#![doc = "Algorithms, the vault and the software key store."]
+//! Algorithms, the vault and the software key store.
 //!
 //! Every cryptographic operation of the workspace goes through this crate, so that one place decides which
 //! implementation runs, what is checked and what is wiped.
 //!
 //! # Invariants
-//! - A secret is never `Clone`, `Copy`, `PartialEq` or printable, lies behind a box, and is zeroed when dropped. Erasure
-//!   of copies made by the compiler or by other crates is not claimed.
+//! - A secret is never `Clone`, `Copy`, `PartialEq` or printable, lies behind a box, and is zeroed when dropped.
+//!   Erasure of copies made by the compiler or by other crates is not claimed.
 //! - An X25519 result of all zeros is an error, on every backend.
 //! - An ML-KEM encapsulation key is checked before use, on every backend (FIPS 203 §7.2).
 //! - A failed AEAD open leaves zeros in the buffer, never plaintext and never ciphertext.
 //! - HKDF `info` and signature contexts can only be built as a [`Label`].
-//! - Ed25519 is verified strictly and ECDSA only with low S, on every backend: both backends accept the same signatures.
+//! - Ed25519 is verified strictly and ECDSA only with low S, by one implementation: every endpoint accepts the same.
 //! - A key's usage is fixed when it is made. A long-term private key never leaves its [`Vault`].
 //! - No clock, no sockets, no tasks. Only [`SoftwareVault`] touches files.
 //!
 //! Specification: docs/protocol.md §0 and §7.2.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))] // a panic is how a test fails
 
 mod aead;
 mod agreement;

@@ -279,3 +279,262 @@ impl fmt::Display for PublicKey {
         f.write_str("..")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signed_bytes_are_the_label_of_type_and_body() {
+        assert_eq!(
+            hex::encode(signed_bytes(SignatureType::Release, b"body")),
+            "84686f6e776172642f31637369676772656c6561736544626f6479"
+        );
+    }
+
+    #[test]
+    fn the_types_have_the_texts_of_the_specification() {
+        let texts = SignatureType::ALL.map(SignatureType::text).join(" ");
+        assert_eq!(
+            texts,
+            "identity-change key-attest credential prekey prekey-issue sf-message ok2cry-key ok2cry-sealed \
+             es-step es-desync es-dead audit-sth release"
+        );
+    }
+
+    #[test]
+    fn algorithms_have_their_numbers_and_sizes() {
+        for (number, key, signature) in [(1, 32, 64), (2, 33, 64), (3, 1952, 3309)] {
+            let algorithm = SignatureAlgorithm::try_from(number).unwrap();
+            assert_eq!(algorithm.number(), number);
+            assert_eq!(algorithm.public_key_bytes(), key);
+            assert_eq!(algorithm.signature_bytes(), signature);
+            assert!(PublicKey::new(algorithm, &vec![0; key]).is_ok());
+            for length in [key - 1, key + 1] {
+                assert_eq!(
+                    PublicKey::new(algorithm, &vec![0; length]),
+                    Err(SignatureError::MalformedKey)
+                );
+            }
+        }
+        for number in [0, 4, 255] {
+            let refused = SignatureAlgorithm::try_from(number);
+            assert_eq!(refused, Err(SignatureError::Unsupported));
+        }
+    }
+
+    /// RFC 8032 §7.1, tests 1 to 3.
+    #[test]
+    fn ed25519_agrees_with_rfc_8032() {
+        for (key, message, signature) in RFC_8032 {
+            assert_eq!(
+                verify(key, &hex::decode(message).unwrap(), signature),
+                Ok(())
+            );
+            let refused = verify(key, b"another message", signature);
+            assert_eq!(refused, Err(SignatureError::NotValid));
+        }
+    }
+
+    /// The edge cases in which implementations of Ed25519 differ ("Taming the many EdDSAs", 2020), built anew with a
+    /// small independent implementation. Every case but `S not reduced` satisfies the equation of some
+    /// implementation; only the strict rule is followed here.
+    #[test]
+    fn ed25519_is_strict() {
+        for (case, expected, key, message, signature) in EDGE_CASES {
+            let verified = verify(key, message.as_bytes(), signature);
+            assert_eq!(verified.is_ok(), expected, "{case}: {verified:?}");
+        }
+    }
+
+    /// What the strict rule refuses, the lax one of the same library accepts: the cases above are not refused by
+    /// chance.
+    #[test]
+    fn the_lax_rule_would_accept_small_order_points() {
+        use ed25519_dalek::Verifier as _;
+        let small = EDGE_CASES.iter().filter(|case| case.0.contains("small"));
+        let mut accepted = 0;
+        for (case, _, key, message, signature) in small {
+            let key = hex::decode(key).unwrap().try_into().unwrap();
+            let key = ed25519_dalek::VerifyingKey::from_bytes(&key).unwrap();
+            let signature = hex::decode(signature).unwrap();
+            let signature = ed25519_dalek::Signature::from_slice(&signature).unwrap();
+            assert!(key.verify(message.as_bytes(), &signature).is_ok(), "{case}");
+            accepted += 1;
+        }
+        assert_eq!(accepted, 3);
+    }
+
+    #[test]
+    fn ml_dsa_is_recognised_but_unsupported() {
+        let key = PublicKey::new(SignatureAlgorithm::MlDsa65, &[0; 1952]).unwrap();
+        let signature = Signature {
+            algorithm: SignatureAlgorithm::MlDsa65,
+            bytes: vec![0; 3309],
+        };
+        let refused = key.verify(SignatureType::Credential, b"", &signature);
+        assert_eq!(refused, Err(SignatureError::Unsupported));
+    }
+
+    #[test]
+    fn a_signature_of_another_algorithm_or_length_is_refused() {
+        let (key, _, signature) = RFC_8032[0];
+        let key = PublicKey::new(SignatureAlgorithm::Ed25519, &hex::decode(key).unwrap()).unwrap();
+        let bytes = hex::decode(signature).unwrap();
+        let mut signature = Signature {
+            algorithm: SignatureAlgorithm::EcdsaP256,
+            bytes,
+        };
+        let refused = key.verify_message(b"", &signature);
+        assert_eq!(refused, Err(SignatureError::NotValid));
+        signature.algorithm = SignatureAlgorithm::Ed25519;
+        assert_eq!(key.verify_message(b"", &signature), Ok(()));
+        signature.bytes.push(0);
+        let refused = key.verify_message(b"", &signature);
+        assert_eq!(refused, Err(SignatureError::NotValid));
+    }
+
+    #[test]
+    fn ecdsa_is_accepted_with_low_s_only() {
+        use p256::ecdsa::signature::Signer as _;
+        let signer = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+        let key = signer.verifying_key().to_sec1_point(true);
+        let key = PublicKey::new(SignatureAlgorithm::EcdsaP256, key.as_bytes()).unwrap();
+        let body = b"body";
+        let made: p256::ecdsa::Signature =
+            signer.sign(&signed_bytes(SignatureType::Credential, body));
+        let low = made.normalize_s();
+        let (r, s) = low.split_scalars();
+        let high = p256::ecdsa::Signature::from_scalars(r, -s).unwrap();
+        let verified = |signature: p256::ecdsa::Signature| {
+            let signature = Signature {
+                algorithm: SignatureAlgorithm::EcdsaP256,
+                bytes: signature.to_bytes().to_vec(),
+            };
+            key.verify(SignatureType::Credential, body, &signature)
+        };
+        assert_eq!(verified(low), Ok(()));
+        assert_eq!(verified(high), Err(SignatureError::NotValid));
+    }
+
+    #[test]
+    fn a_key_off_the_curve_is_malformed() {
+        let signature = hex::encode([0; 64]);
+        // y = 2 has no x on the curve.
+        let key = format!("02{}", "00".repeat(31));
+        let refused = verify(&key, b"", &signature);
+        assert_eq!(refused, Err(SignatureError::MalformedKey));
+    }
+
+    #[test]
+    fn a_public_key_is_shown_by_its_first_bytes() {
+        let key = PublicKey::new(SignatureAlgorithm::Ed25519, &[0xab; 32]).unwrap();
+        assert_eq!(key.to_string(), "Ed25519:abababababababab..");
+    }
+
+    fn verify(key: &str, message: &[u8], signature: &str) -> Result<(), SignatureError> {
+        let key = PublicKey::new(SignatureAlgorithm::Ed25519, &hex::decode(key).unwrap())?;
+        let signature = Signature {
+            algorithm: SignatureAlgorithm::Ed25519,
+            bytes: hex::decode(signature).unwrap(),
+        };
+        key.verify_message(message, &signature)
+    }
+
+    const RFC_8032: [(&str, &str, &str); 3] = [
+        (
+            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+            "",
+            "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46b\
+             d25bf5f0595bbe24655141438e7a100b",
+        ),
+        (
+            "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+            "72",
+            "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c\
+             387b2eaeb4302aeeb00d291612bb0c00",
+        ),
+        (
+            "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+            "af82",
+            "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc659\
+             4a7c15e9716ed28dc027beceea1ec40a",
+        ),
+    ];
+
+    /// Case, whether it is accepted, A, message, R and S.
+    const EDGE_CASES: [(&str, bool, &str, &str, &str); 9] = [
+        (
+            "small A, small R",
+            false,
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+            "edge 1",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa00000000000000000000000000000000\
+             00000000000000000000000000000000",
+        ),
+        (
+            "small A, large R",
+            false,
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+            "edge 11",
+            "71cdc84b3bc97cf20d0c38e1de88ae8da98abcd97c6f7899c90186c131b68f73cc23eb00f89d2801c03cf2d270acfa15\
+             3d38c95d6505ad3d5e40f859e4db3a0d",
+        ),
+        (
+            "large A, small R",
+            false,
+            "5c23cbf1b04c311b8dcfac68a167af1bf61edb1e43b1e67f577680f24ede5da7",
+            "edge",
+            "010000000000000000000000000000000000000000000000000000000000000035fdea3255f15c70d859ef2dc2248cbe\
+             0dc7d7c4ebda5e1fee0828a94330460e",
+        ),
+        (
+            "mixed A and R whose torsion cancels: the one accepted difference",
+            true,
+            "e311473c58db886ea4231f074d678c1d32ac9b403242c47bb33bb7507c289892",
+            "edge 8",
+            "8dd238dcec7eb10bc1a75e1849b32f6008953102b13444012082fbb76cd312f8538f6308afd20cfb184907aeec845c3d\
+             40b94b37b85fed917e937d1b19dfd909",
+        ),
+        (
+            "mixed A, valid only when multiplied by the cofactor",
+            false,
+            "e311473c58db886ea4231f074d678c1d32ac9b403242c47bb33bb7507c289892",
+            "edge 0",
+            "71cdc84b3bc97cf20d0c38e1de88ae8da98abcd97c6f7899c90186c131b68f73054b2af3f6ac3a48eec3c5e0214d808a\
+             e7c70ae85edf98a6e3146d4dd189aa04",
+        ),
+        (
+            "nothing special",
+            true,
+            "5c23cbf1b04c311b8dcfac68a167af1bf61edb1e43b1e67f577680f24ede5da7",
+            "edge",
+            "71cdc84b3bc97cf20d0c38e1de88ae8da98abcd97c6f7899c90186c131b68f73303a6897c8e7d4b30654df8847575bac\
+             b770c7091c9cecf500f31146d5c21d03",
+        ),
+        (
+            "S not reduced",
+            false,
+            "5c23cbf1b04c311b8dcfac68a167af1bf61edb1e43b1e67f577680f24ede5da7",
+            "edge",
+            "71cdc84b3bc97cf20d0c38e1de88ae8da98abcd97c6f7899c90186c131b68f731d0e5ef4e24ae70bddf0d62b26513ac1\
+             b770c7091c9cecf500f31146d5c21d13",
+        ),
+        (
+            "R not canonical",
+            false,
+            "5c23cbf1b04c311b8dcfac68a167af1bf61edb1e43b1e67f577680f24ede5da7",
+            "edge",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7fff9bda3472cc8475545a0dc7c6c40454\
+             d5b4a412dc5eacb1b7db109d08f0c009",
+        ),
+        (
+            "A not canonical",
+            false,
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "edge",
+            "71cdc84b3bc97cf20d0c38e1de88ae8da98abcd97c6f7899c90186c131b68f73cc23eb00f89d2801c03cf2d270acfa15\
+             3d38c95d6505ad3d5e40f859e4db3a0d",
+        ),
+    ];
+}

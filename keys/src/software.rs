@@ -5,7 +5,6 @@
 //!
 //! Specification: docs/protocol.md §7.2, §7.5.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ed25519_dalek::Signer as _;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use self::directory::Directory;
+use self::directory::{Directory, Keys};
 use crate::{
     Answer, Backend, KeyError, KeyId, KeyInfo, KeyUsage, Operation, PublicHalf, PublicKey,
     SharedSecret, Signature, SignatureAlgorithm, SignatureType, Vault, signed_bytes,
@@ -23,8 +22,10 @@ mod directory;
 mod file;
 
 /// Keeps keys in this process. For development and tests.
+///
+/// Its answers are ready at once; one with a directory waits for the disk in the calling thread.
 pub struct SoftwareVault {
-    keys: Mutex<BTreeMap<KeyId, PrivateKey>>,
+    keys: Mutex<Keys>,
     directory: Option<Directory>,
 }
 
@@ -40,20 +41,20 @@ impl SoftwareVault {
 
     /// The vault in the directory `path`, which is made (mode 0700) when it is missing.
     ///
-    /// Reads every key. What a killed writer left unfinished is removed.
+    /// Reads every key once: what another process makes or deletes later is seen by the next `open`. What a killed
+    /// writer left unfinished is removed.
     ///
     /// # Errors
-    /// [`KeyError::Store`] naming the first file that is exposed to others, foreign, a link, unknown or malformed.
+    /// [`KeyError::Store`] naming the first file that is exposed to others, a link, unknown or malformed.
     pub fn open(path: &Path) -> Result<Self, KeyError> {
-        let directory = Directory::open(path)?;
-        let keys = directory.read()?;
+        let (directory, keys) = Directory::open(path)?;
         Ok(Self {
             keys: Mutex::new(keys),
             directory: Some(directory),
         })
     }
 
-    fn keys(&self) -> MutexGuard<'_, BTreeMap<KeyId, PrivateKey>> {
+    fn keys(&self) -> MutexGuard<'_, Keys> {
         // No code that can panic runs between two changes of the map, so a poisoned one is still whole.
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,7 +164,7 @@ impl fmt::Debug for SoftwareVault {
     }
 }
 
-/// A private key with its usage and its public half.
+/// A private key with its usage and its public half; wiped on drop.
 #[derive(ZeroizeOnDrop)]
 struct PrivateKey {
     #[zeroize(skip)]
@@ -207,4 +208,5 @@ fn fill(bytes: &mut [u8]) -> Result<(), KeyError> {
     })
 }
 
+/// What [`Vault::protection`] answers.
 const PROTECTION: &str = "development: keys are in this process";

@@ -254,3 +254,53 @@ pub struct KeyInfo {
     /// Its public half.
     pub public: PublicHalf,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_id_is_read_as_it_is_written_and_in_no_other_way() {
+        let id = KeyId::from_bytes(std::array::from_fn(|at| at as u8 * 0x11));
+        assert_eq!(id.to_string(), "00112233445566778899aabbccddeeff");
+        assert_eq!(KeyId::parse(&id.to_string()), Some(id));
+        for text in [
+            "",
+            "00112233445566778899AABBCCDDEEFF",
+            "00112233445566778899aabbccddeef",
+            "00112233445566778899aabbccddeeff0",
+            "0011223344556677 899aabbccddeeff0",
+            "g0112233445566778899aabbccddeeff",
+        ] {
+            assert_eq!(KeyId::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_purpose_and_name_leads_back_to_its_usage() {
+        for purpose in 1..=8 {
+            let usage = KeyUsage::from_purpose(purpose).unwrap();
+            assert_eq!(usage.purpose(), Some(purpose));
+        }
+        assert_eq!(KeyUsage::from_purpose(0), None);
+        assert_eq!(KeyUsage::from_purpose(9), None);
+        for usage in KeyUsage::ALL {
+            assert_eq!(KeyUsage::parse(usage.name()), Some(usage));
+        }
+        assert_eq!(KeyUsage::parse("Identity"), None);
+    }
+
+    #[test]
+    fn a_type_is_signed_by_one_usage_and_an_agreement_key_signs_none() {
+        for kind in SignatureType::ALL {
+            let signers = KeyUsage::ALL.into_iter().filter(|usage| usage.signs(kind));
+            // Releases are signed by maintainers, not by keys of a vault.
+            let expected = usize::from(kind != SignatureType::Release);
+            assert_eq!(signers.clone().count(), expected, "{kind}");
+            assert!(signers.into_iter().all(|usage| !usage.agrees()), "{kind}");
+        }
+        let agreeing = KeyUsage::ALL.into_iter().filter(|usage| usage.agrees());
+        let purposes: Vec<_> = agreeing.map(KeyUsage::purpose).collect();
+        assert_eq!(purposes, [Some(1), Some(7), Some(8)]);
+    }
+}

@@ -15,6 +15,9 @@ use zeroize::Zeroizing;
 use super::{PrivateKey, file};
 use crate::{KeyError, KeyId, StoreError};
 
+/// The keys of a vault.
+pub(super) type Keys = BTreeMap<KeyId, PrivateKey>;
+
 /// An open key directory.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -24,8 +27,10 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory, or makes it with mode 0700 and its marker file.
-    pub(super) fn open(path: &Path) -> Result<Self, KeyError> {
+    /// Opens the directory, or makes it with mode 0700 and its marker file, and reads every key in it.
+    ///
+    /// Removes what a killed writer left. Writes nothing into a directory that holds anything else.
+    pub(super) fn open(path: &Path) -> Result<(Self, Keys), KeyError> {
         match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -36,20 +41,21 @@ impl Directory {
             path: path.to_owned(),
             handle,
         };
-        let lock = directory.lock()?;
-        let marker = path.join(MARKER_NAME);
-        if !exists(&marker)? {
-            directory.write_whole(".new-README", MARKER_NAME, MARKER)?;
-        }
-        drop(lock);
-        Ok(directory)
+        let keys = {
+            let _lock = directory.lock()?;
+            let (marked, keys) = directory.read()?;
+            if !marked {
+                directory.write_whole(MARKER_NAME, MARKER)?;
+            }
+            keys
+        };
+        Ok((directory, keys))
     }
 
-    /// Reads every key; removes what a killed writer left.
-    pub(super) fn read(&self) -> Result<BTreeMap<KeyId, PrivateKey>, KeyError> {
-        let _lock = self.lock()?;
+    /// Reads every key, and whether the marker is there.
+    fn read(&self) -> Result<(bool, Keys), KeyError> {
         let reading = |error| failed(&self.path, "reading the directory", error);
-        let mut keys = BTreeMap::new();
+        let (mut marked, mut keys) = (false, Keys::new());
         for entry in fs::read_dir(&self.path).map_err(reading)? {
             let entry = entry.map_err(reading)?;
             let path = entry.path();
@@ -59,6 +65,7 @@ impl Directory {
                 }
                 Some(Entry::Marker) => {
                     open_checked(&path, Kind::File)?;
+                    marked = true;
                 }
                 Some(Entry::Unfinished) => {
                     open_checked(&path, Kind::File)?;
@@ -68,7 +75,7 @@ impl Directory {
                 None => return Err(refused(&path, StoreError::Unknown)),
             }
         }
-        Ok(keys)
+        Ok((marked, keys))
     }
 
     /// Writes the file of a new key; it is on the disk when this returns.
@@ -76,7 +83,7 @@ impl Directory {
         let _lock = self.lock()?;
         let name = key_name(id);
         let text = file::encode(key).map_err(|error| refused(&self.path.join(&name), error))?;
-        self.write_whole(&format!(".new-{name}"), &name, &text)
+        self.write_whole(&name, &text)
     }
 
     /// Removes the file of a key; it is gone from the directory on disk when this returns.
@@ -84,15 +91,17 @@ impl Directory {
         let _lock = self.lock()?;
         let path = self.path.join(key_name(id));
         match fs::remove_file(&path) {
-            Ok(()) => self.sync(),
-            // Another process has removed it already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(failed(&path, "removing the file", error)),
+            Ok(()) => {}
+            // Another process has removed it already, or this one before a failed sync.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(&path, "removing the file", error)),
         }
+        self.sync()
     }
 
-    fn write_whole(&self, unfinished: &str, name: &str, text: &str) -> Result<(), KeyError> {
-        let (unfinished, path) = (self.path.join(unfinished), self.path.join(name));
+    fn write_whole(&self, name: &str, text: &str) -> Result<(), KeyError> {
+        let path = self.path.join(name);
+        let unfinished = self.path.join(format!("{UNFINISHED}{name}"));
         let written = write_new(&unfinished, text.as_bytes())
             .and_then(|()| fs::rename(&unfinished, &path))
             .map_err(|error| failed(&path, "writing the file", error));
@@ -138,7 +147,7 @@ enum Entry {
 impl Entry {
     fn parse(name: Option<&str>) -> Option<Self> {
         let name = name?;
-        if let Some(finished) = name.strip_prefix(".new-") {
+        if let Some(finished) = name.strip_prefix(UNFINISHED) {
             return Self::parse_finished(finished).map(|_| Self::Unfinished);
         }
         Self::parse_finished(name)
@@ -209,14 +218,6 @@ fn open_checked(path: &Path, kind: Kind) -> Result<File, KeyError> {
     Ok(handle)
 }
 
-fn exists(path: &Path) -> Result<bool, KeyError> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(failed(path, "looking for it", error)),
-    }
-}
-
 fn refused(path: &Path, source: StoreError) -> KeyError {
     KeyError::Store {
         path: path.to_owned(),
@@ -228,6 +229,8 @@ fn failed(path: &Path, action: &'static str, source: io::Error) -> KeyError {
     refused(path, StoreError::Io { action, source })
 }
 
+/// What a file's name begins with until it is whole.
+const UNFINISHED: &str = ".new-";
 const MARKER_NAME: &str = "README";
 const MARKER: &str = "\
 Development keys of onward.
