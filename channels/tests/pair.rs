@@ -1,5 +1,7 @@
 //! Channels between two ends, stepped by hand: no sockets, no sleeps, time moves when we say.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "pair/handshake.rs"]
 mod handshake;
 #[path = "pair/harness.rs"]

@@ -192,7 +192,7 @@ fn a_lost_confirm_is_answered_anew() {
         pair.drain_initiator();
         pair.drain_responders();
         match pair.link.pop_front() {
-            Some(Packet::ToInitiator(_, bytes)) if bytes[0] != 0x89 && lost < 2 => lost += 1,
+            Some(Packet::Back(_, bytes)) if bytes[0] != 0x89 && lost < 2 => lost += 1,
             Some(packet) => pair.deliver(packet),
             None => {
                 pair.now = at(u64::try_from(pair.now.mono.as_millis()).unwrap() + 500);
@@ -396,7 +396,7 @@ fn failure_of(pair: &mut Pair) -> Failure {
 }
 
 fn sent_third(pair: &Pair) -> bool {
-    pair.sent.iter().any(|(_, packet)| matches!(packet, Packet::ToResponder(..)))
+    pair.sent.iter().any(|(_, packet)| matches!(packet, Packet::Forth(..)))
 }
 
 #[test]
@@ -441,7 +441,7 @@ fn n3_3_a_peer_outside_the_policy_is_refused_on_both_sides() {
     let mut pair = Pair::with(Mode::HybridXx, Suite::ChaChaPoly, 1, alice, bob, configs);
     assert_eq!(failure_of(&mut pair), Failure::TimedOut, "the responder is silent");
     assert!(matches!(pair.responder_end[0].1, Err(Failure::Untrusted(_))));
-    let confirmed = |packet: &Packet| matches!(packet, Packet::ToInitiator(_, bytes) if bytes[0] != 0x89);
+    let confirmed = |packet: &Packet| matches!(packet, Packet::Back(_, bytes) if bytes[0] != 0x89);
     assert!(!pair.sent.iter().any(|(_, packet)| confirmed(packet)));
 }
 
@@ -543,7 +543,7 @@ fn n3_9_without_a_confirm_the_handshake_fails() {
             let until = pair.drain_initiator();
             pair.drain_responders();
             match pair.link.pop_front() {
-                Some(Packet::ToInitiator(_, bytes)) if bytes[0] != 0x89 => {}
+                Some(Packet::Back(_, bytes)) if bytes[0] != 0x89 => {}
                 Some(packet) => pair.deliver(packet),
                 None if pair.initiator_end.is_some() => {}
                 None => {

@@ -153,21 +153,24 @@ pub(crate) struct Pair {
 /// One packet on the link.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Packet {
-    ToListener(Vec<u8>),
-    ToResponder(HandshakeId, Vec<u8>),
-    ToInitiator(Option<HandshakeId>, Vec<u8>),
+    /// Towards the listener.
+    First(Vec<u8>),
+    /// Towards the session address of a responder.
+    Forth(HandshakeId, Vec<u8>),
+    /// Towards the initiator, and from which responder.
+    Back(Option<HandshakeId>, Vec<u8>),
 }
 
 impl Packet {
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
-            Self::ToListener(bytes) | Self::ToResponder(_, bytes) | Self::ToInitiator(_, bytes) => bytes,
+            Self::First(bytes) | Self::Forth(_, bytes) | Self::Back(_, bytes) => bytes,
         }
     }
 
     fn bytes_mut(&mut self) -> &mut Vec<u8> {
         match self {
-            Self::ToListener(bytes) | Self::ToResponder(_, bytes) | Self::ToInitiator(_, bytes) => bytes,
+            Self::First(bytes) | Self::Forth(_, bytes) | Self::Back(_, bytes) => bytes,
         }
     }
 }
@@ -246,10 +249,10 @@ impl Pair {
     pub(crate) fn drain_initiator(&mut self) -> Duration {
         while self.initiator_end.is_none() {
             match self.initiator.poll() {
-                Output::Transmit(To::Listener, bytes) => self.send(Packet::ToListener(bytes)),
+                Output::Transmit(To::Listener, bytes) => self.send(Packet::First(bytes)),
                 Output::Transmit(To::Peer, bytes) => {
                     let to = self.answered_by.expect("nobody has answered yet");
-                    self.send(Packet::ToResponder(to, bytes));
+                    self.send(Packet::Forth(to, bytes));
                 }
                 Output::Agree { key, peer } => {
                     assert_eq!(key, self.alice.local.static_key);
@@ -276,7 +279,7 @@ impl Pair {
                 let output = self.responders.get_mut(&id).unwrap().poll();
                 let end = match output {
                     Output::Transmit(_, bytes) => {
-                        self.send(Packet::ToInitiator(Some(id), bytes));
+                        self.send(Packet::Back(Some(id), bytes));
                         continue;
                     }
                     Output::Agree { key, peer } => {
@@ -309,11 +312,11 @@ impl Pair {
 
     pub(crate) fn deliver(&mut self, packet: Packet) {
         match packet {
-            Packet::ToListener(bytes) => {
+            Packet::First(bytes) => {
                 let message = FirstMessage { flow: FLOW, behind: b"alice", packet: &bytes };
                 match self.listener.receive(self.now, message, self.dice.bytes()) {
                     Verdict::Drop => {}
-                    Verdict::Retry(retry) => self.send(Packet::ToInitiator(None, retry)),
+                    Verdict::Retry(retry) => self.send(Packet::Back(None, retry)),
                     Verdict::Accept { id, responder, evicted } => {
                         self.responders.insert(id, *responder);
                         if let Some(evicted) = evicted {
@@ -325,11 +328,11 @@ impl Pair {
                     }
                 }
             }
-            Packet::ToResponder(id, bytes) => match self.responders.get_mut(&id) {
+            Packet::Forth(id, bytes) => match self.responders.get_mut(&id) {
                 Some(responder) => responder.handle(self.now, Input::Packet(&bytes)),
                 None => self.confirm_again(id, &bytes),
             },
-            Packet::ToInitiator(from, bytes) => {
+            Packet::Back(from, bytes) => {
                 if from.is_some() {
                     self.answered_by = from;
                 }
@@ -348,7 +351,7 @@ impl Pair {
         if session.confirmation.is_repeated(bytes) {
             let mut confirm = Vec::new();
             session.sealer.seal_confirm(self.now, &session.binding, &mut confirm).unwrap();
-            self.send(Packet::ToInitiator(Some(id), confirm));
+            self.send(Packet::Back(Some(id), confirm));
         }
     }
 

@@ -200,9 +200,9 @@ fn n3_17_at_most_three_times_what_came_goes_back_before_the_third_message() {
             let until = pair.drain_initiator();
             pair.drain_responders();
             match pair.link.pop_front() {
-                Some(Packet::ToListener(bytes)) => {
+                Some(Packet::First(bytes)) => {
                     for _ in 0..3 {
-                        pair.deliver(Packet::ToListener(bytes.clone()));
+                        pair.deliver(Packet::First(bytes.clone()));
                     }
                 }
                 Some(_) => {}
@@ -216,10 +216,10 @@ fn n3_17_at_most_three_times_what_came_goes_back_before_the_third_message() {
         let sum = |of: fn(&Packet) -> bool| -> usize {
             pair.sent.iter().filter(|(_, packet)| of(packet)).map(|(_, packet)| packet.bytes().len()).sum()
         };
-        let received = sum(|packet| matches!(packet, Packet::ToListener(_)));
+        let received = sum(|packet| matches!(packet, Packet::First(_)));
         let answers: Vec<_> =
-            pair.sent.iter().filter(|(_, packet)| matches!(packet, Packet::ToInitiator(..))).collect();
-        let sent = sum(|packet| matches!(packet, Packet::ToInitiator(..)));
+            pair.sent.iter().filter(|(_, packet)| matches!(packet, Packet::Back(..))).collect();
+        let sent = sum(|packet| matches!(packet, Packet::Back(..)));
         assert!(sent <= 3 * 3 * received, "{mode:?}: {sent} for {received} sent three times over");
         assert_eq!(answers.len(), 5, "the second message is sent again four times");
         for pair in answers.windows(2) {
