@@ -1,0 +1,227 @@
+//! Where messages from outside come in: one per connection or channel.
+//!
+//! An ingress marks what it takes in with its flow and writes its own address in front of the return
+//! route, so that a reply can only go back the way the request came. Its reader never waits for a
+//! mailbox: messages for a full target wait in a lane of their own while other routes go on. A lane
+//! that stays full makes its target *slow*, and a slow target's messages are refused as overloaded
+//! until half of the lane has drained.
+//!
+//! Specification: docs/protocol.md §1.2 (invariant R1), §1.3 *Limits*.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use onward_routing::{Address, DecodeError, ErrorCode, FlowId, Message};
+use tokio::sync::Notify;
+
+use crate::router::{Pending, Router, Target, Walk};
+
+/// Lanes of one ingress at once; with all in use further full targets count as slow.
+const LANES_MAX: usize = 64;
+
+/// Takes in what one connection or channel receives.
+pub struct Ingress {
+    router: Arc<Router>,
+    flow: FlowId,
+    own: Address,
+    lanes: HashMap<usize, Arc<Lane>>,
+    spare: Option<Message>,
+}
+
+/// A message whose lane is full; the reader pauses with [`Ingress::pause`].
+#[must_use = "the message is lost unless the ingress is paused"]
+pub struct Blocked(Box<Pending>);
+
+struct Lane {
+    state: Mutex<LaneState>,
+    drained: Notify,
+}
+
+#[derive(Default)]
+struct LaneState {
+    waiting: VecDeque<Pending>,
+    bytes: usize,
+    slow: bool,
+    /// The task that drains the lane has ended; the next message starts another.
+    idle: bool,
+}
+
+impl Ingress {
+    /// The ingress of `flow`, whose egress worker has the address `own`.
+    #[must_use]
+    pub fn new(router: Arc<Router>, flow: FlowId, own: Address) -> Self {
+        Self { router, flow, own, lanes: HashMap::new(), spare: None }
+    }
+
+    /// The router this ingress feeds.
+    #[must_use]
+    pub fn router(&self) -> &Arc<Router> {
+        &self.router
+    }
+
+    /// Decodes one frame and routes it; small payloads are copied out of the frame.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything but a message in canonical form.
+    pub fn accept(&mut self, frame: &[u8]) -> Result<Option<Blocked>, DecodeError> {
+        let message = Message::decode(frame, self.router.limits.payload_bytes, self.spare.take())?;
+        Ok(self.take_in(message))
+    }
+
+    /// As [`Ingress::accept`]; a large payload shares the frame's memory.
+    ///
+    /// # Errors
+    /// As [`Ingress::accept`].
+    pub fn accept_shared(&mut self, frame: &Bytes) -> Result<Option<Blocked>, DecodeError> {
+        let message = Message::decode_shared(frame, self.router.limits.payload_bytes, self.spare.take())?;
+        Ok(self.take_in(message))
+    }
+
+    /// Routes a message that this flow brought.
+    pub fn take_in(&mut self, mut message: Message) -> Option<Blocked> {
+        message.set_flow(self.flow);
+        message.clamp_hops();
+        // A message that names no target or has no room for the way back could not be answered.
+        if message.onward().is_empty() || message.prepend_return(self.own.as_ref()).is_err() {
+            self.router.report(message, ErrorCode::HopLimit);
+            return None;
+        }
+        let lanes = &self.lanes;
+        let held = |target: &Target| lanes.get(&target.key()).is_some_and(|lane| !lane.state().idle);
+        match self.router.walk(message, if lanes.is_empty() { None } else { Some(&held) }) {
+            Walk::Done(spare) => {
+                self.spare = spare;
+                None
+            }
+            Walk::Refused(code, message) => {
+                self.router.report(message, code);
+                None
+            }
+            Walk::Full(pending) => self.queue(pending),
+        }
+    }
+
+    /// Puts a message in its target's lane; gives it back when the reader should pause for it.
+    fn queue(&mut self, pending: Pending) -> Option<Blocked> {
+        let key = pending.target.key();
+        if !self.lanes.contains_key(&key) {
+            self.lanes.retain(|_, lane| !lane.state().idle);
+            if self.lanes.len() >= LANES_MAX {
+                self.router.report(pending.message, ErrorCode::Overloaded);
+                return None;
+            }
+        }
+        let lane = self.lanes.entry(key).or_insert_with(Lane::new);
+        let mut state = lane.state();
+        if state.slow {
+            drop(state);
+            self.router.report(pending.message, ErrorCode::Overloaded);
+            return None;
+        }
+        let bytes = pending.bytes();
+        if !state.waiting.is_empty() && state.bytes + bytes > self.router.limits.lane_bytes {
+            return Some(Blocked(Box::new(pending)));
+        }
+        state.bytes += bytes;
+        state.waiting.push_back(pending);
+        if std::mem::take(&mut state.idle) {
+            drop(state);
+            tokio::spawn(Arc::clone(lane).drain(Arc::clone(&self.router)));
+        }
+        None
+    }
+
+    /// Waits for the lane of a blocked message, at most 50 ms for a worker and 5 s for an egress; if
+    /// that does not help, the target is slow from now on and the message is refused as overloaded.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the blocked message is lost.
+    pub async fn pause(&mut self, blocked: Blocked) {
+        let mut blocked = *blocked.0;
+        let limits = &self.router.limits;
+        let most = if blocked.target.is_mailbox() { limits.worker_pause } else { limits.egress_pause };
+        let until = tokio::time::Instant::now() + most;
+        loop {
+            let Some(lane) = self.lanes.get(&blocked.target.key()).cloned() else { break };
+            let drained = lane.drained.notified();
+            match self.queue(blocked) {
+                None => return,
+                Some(again) => blocked = *again.0,
+            }
+            if tokio::time::timeout_at(until, drained).await.is_err() {
+                lane.state().slow = true;
+                break;
+            }
+        }
+        self.router.report(blocked.message, ErrorCode::Overloaded);
+    }
+}
+
+impl Lane {
+    fn new() -> Arc<Self> {
+        let state = LaneState { idle: true, ..LaneState::default() };
+        Arc::new(Self { state: Mutex::new(state), drained: Notify::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands the lane's messages to their target as it gets room, in order; ends when none are left.
+    async fn drain(self: Arc<Self>, router: Arc<Router>) {
+        while let Some(pending) = self.take_first() {
+            let bytes = pending.bytes();
+            let mut walk = router.resume(pending, None);
+            while let Walk::Full(pending) = walk {
+                // A closed target refuses the message in `resume` and its sender is told.
+                let charge = pending.charge().await.ok();
+                walk = router.resume(pending, charge);
+            }
+            if let Walk::Refused(code, message) = walk {
+                router.report(message, code);
+            }
+            self.release(bytes, router.limits.lane_bytes);
+        }
+    }
+
+    fn take_first(&self) -> Option<Pending> {
+        let mut state = self.state();
+        let first = state.waiting.pop_front();
+        if first.is_none() {
+            state.idle = true;
+            state.slow = false;
+            state.bytes = 0;
+            drop(state);
+            self.drained.notify_waiters();
+        }
+        first
+    }
+
+    fn release(&self, bytes: usize, capacity: usize) {
+        let mut state = self.state();
+        state.bytes = state.bytes.saturating_sub(bytes);
+        if state.bytes <= capacity / 2 {
+            state.slow = false;
+            drop(state);
+            self.drained.notify_waiters();
+        }
+    }
+}
+
+impl fmt::Debug for Ingress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ingress")
+            .field("flow", &self.flow)
+            .field("own", &self.own)
+            .field("lanes", &self.lanes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Blocked").field(&self.0.message).finish()
+    }
+}

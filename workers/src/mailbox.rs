@@ -1,0 +1,169 @@
+//! A worker's mailbox: messages swapped out in batches under a short lock, and a lane for notices.
+//!
+//! Senders take room first ([`Room`]), so the queue is bounded; the worker's task is woken once per
+//! batch. Notices (stop, the end of a watched worker) have a lane of their own and overtake messages.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use onward_routing::{Address, Message};
+
+use crate::room::Room;
+
+/// Why a worker is no more.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// It was stopped, or its node shut down.
+    Stopped,
+    /// It panicked and was not restarted; the panic's text if it had one.
+    Panicked(String),
+}
+
+/// A worker that ended, as told to those who watched it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ended {
+    /// The worker's address.
+    pub worker: Address,
+    /// Why it ended.
+    pub reason: EndReason,
+}
+
+/// What overtakes messages.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// Stop after the message in hand; tell the senders of the others.
+    Stop,
+    /// Take no more, finish what is there, then stop.
+    Drain,
+    Ended(Ended),
+}
+
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    pub(crate) address: Address,
+    pub(crate) room: Arc<Room>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    messages: VecDeque<Message>,
+    notices: VecDeque<Notice>,
+    waker: Option<Waker>,
+    watchers: Vec<Weak<Mailbox>>,
+    ended: Option<EndReason>,
+    closed: bool,
+}
+
+impl Mailbox {
+    pub(crate) fn new(address: Address, bytes: usize) -> Arc<Self> {
+        Arc::new(Self { address, room: Arc::new(Room::new(bytes)), state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends a message for which room was taken; gives it back if the mailbox is closed.
+    pub(crate) fn push(&self, message: Message) -> Result<(), Message> {
+        let waker = {
+            let mut state = self.state();
+            if state.closed {
+                return Err(message);
+            }
+            state.messages.push_back(message);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Puts a notice in front of all messages.
+    pub(crate) fn notify(&self, notice: Notice) {
+        let waker = {
+            let mut state = self.state();
+            if matches!(notice, Notice::Drain) {
+                state.closed = true;
+                self.room.close();
+            }
+            state.notices.push_back(notice);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Waits for a notice, or swaps out all messages into the empty `batch` and frees their room.
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>, batch: &mut VecDeque<Message>) -> Poll<Option<Notice>> {
+        let mut state = self.state();
+        if let Some(notice) = state.notices.pop_front() {
+            return Poll::Ready(Some(notice));
+        }
+        if state.messages.is_empty() {
+            // Idle: keep no buffers of a busy time.
+            state.messages = VecDeque::new();
+            *batch = VecDeque::new();
+            match &mut state.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        std::mem::swap(&mut state.messages, batch);
+        drop(state);
+        let cost = batch.iter().map(|message| self.room.cost(message.memory())).sum();
+        self.room.give_cost(cost);
+        Poll::Ready(None)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Whether a stop waits, so that the rest of a batch is not handled.
+    pub(crate) fn has_stop(&self) -> bool {
+        self.state().notices.iter().any(|notice| matches!(notice, Notice::Stop))
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        let state = self.state();
+        state.closed && state.messages.is_empty()
+    }
+
+    /// Closes for good: returns the messages that were never handled and tells the watchers.
+    pub(crate) fn end(&self, reason: EndReason) -> VecDeque<Message> {
+        self.room.close();
+        let (left, watchers) = {
+            let mut state = self.state();
+            state.closed = true;
+            state.ended = Some(reason.clone());
+            state.waker = None;
+            state.notices.clear();
+            (std::mem::take(&mut state.messages), std::mem::take(&mut state.watchers))
+        };
+        for watcher in watchers.iter().filter_map(Weak::upgrade) {
+            watcher.notify(Notice::Ended(Ended { worker: self.address.clone(), reason: reason.clone() }));
+        }
+        left
+    }
+
+    /// Tells `watcher` when this mailbox ends; at once if it already has.
+    pub(crate) fn watch(&self, watcher: &Arc<Self>) {
+        let mut state = self.state();
+        match state.ended.clone() {
+            None => {
+                state.watchers.retain(|watcher| watcher.strong_count() > 0);
+                state.watchers.push(Arc::downgrade(watcher));
+            }
+            Some(reason) => {
+                drop(state);
+                watcher.notify(Notice::Ended(Ended { worker: self.address.clone(), reason }));
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Typed payloads: how values become a message's bytes and back.
+//!
+//! Every type with minicbor's traits is a payload; serde types travel in [`Serde`], bytes as they are
+//! in [`Raw`]. Decoding requires that nothing is left over.
+
+use bytes::Bytes;
+use minicbor::encode::Write;
+use minicbor::{Decode, Decoder, Encode, Encoder};
+
+use crate::error::PayloadError;
+
+/// A value that travels in a message.
+pub trait Payload: Sized + Send + 'static {
+    /// Appends the encoded value.
+    ///
+    /// # Errors
+    /// [`PayloadError::Encode`] when the value has no encoding.
+    fn encode_payload(&self, out: &mut Vec<u8>) -> Result<(), PayloadError>;
+
+    /// Decodes a value from the whole of `bytes`.
+    ///
+    /// # Errors
+    /// [`PayloadError::Decode`] and [`PayloadError::Trailing`].
+    fn decode_payload(bytes: &[u8]) -> Result<Self, PayloadError>;
+}
+
+impl<T> Payload for T
+where
+    T: Encode<()> + for<'b> Decode<'b, ()> + Send + 'static,
+{
+    fn encode_payload(&self, out: &mut Vec<u8>) -> Result<(), PayloadError> {
+        minicbor::encode(self, out).map_err(|error| PayloadError::Encode(error.to_string()))
+    }
+
+    fn decode_payload(bytes: &[u8]) -> Result<Self, PayloadError> {
+        let mut decoder = Decoder::new(bytes);
+        let value = decoder.decode().map_err(PayloadError::Decode)?;
+        match bytes.len() - decoder.position() {
+            0 => Ok(value),
+            left => Err(PayloadError::Trailing(left)),
+        }
+    }
+}
+
+/// Bytes that travel as they are, without any encoding around them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Raw(pub Bytes);
+
+impl Payload for Raw {
+    fn encode_payload(&self, out: &mut Vec<u8>) -> Result<(), PayloadError> {
+        out.extend_from_slice(&self.0);
+        Ok(())
+    }
+
+    fn decode_payload(bytes: &[u8]) -> Result<Self, PayloadError> {
+        Ok(Self(Bytes::copy_from_slice(bytes)))
+    }
+}
+
+/// Carries a serde type, in CBOR; also as a field of a minicbor type.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Serde<T>(pub T);
+
+impl<C, T: serde::Serialize> Encode<C> for Serde<T> {
+    fn encode<W: Write>(
+        &self,
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        // Through a buffer, because the serializer wants to own its encoder.
+        let bytes = minicbor_serde::to_vec(&self.0)
+            .map_err(|error| minicbor::encode::Error::message(error.to_string()))?;
+        encoder.writer_mut().write_all(&bytes).map_err(minicbor::encode::Error::write)
+    }
+}
+
+impl<'b, C, T: serde::Deserialize<'b>> Decode<'b, C> for Serde<T> {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        let start = decoder.position();
+        let mut inner = minicbor_serde::Deserializer::new(&decoder.input()[start..]);
+        let value = T::deserialize(&mut inner)
+            .map_err(|error| minicbor::decode::Error::message(error.to_string()).at(start))?;
+        let length = inner.decoder().position();
+        decoder.set_position(start + length);
+        Ok(Self(value))
+    }
+}
+
+/// What a handler returns in place of a value: no answer is sent, not even an empty one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NoReply;
+
+/// What a handler may return: every [`Payload`], or [`NoReply`].
+pub trait Reply: Send + 'static {
+    /// Appends the encoded answer and says whether there is one.
+    ///
+    /// # Errors
+    /// As [`Payload::encode_payload`].
+    fn encode_reply(&self, out: &mut Vec<u8>) -> Result<bool, PayloadError>;
+}
+
+impl<T: Payload> Reply for T {
+    fn encode_reply(&self, out: &mut Vec<u8>) -> Result<bool, PayloadError> {
+        self.encode_payload(out).map(|()| true)
+    }
+}
+
+impl Reply for NoReply {
+    fn encode_reply(&self, _: &mut Vec<u8>) -> Result<bool, PayloadError> {
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Serialize, serde::Deserialize, Debug, PartialEq)]
+    struct Order {
+        id: u64,
+        lines: Vec<String>,
+    }
+
+    fn round_trip<T: Payload + PartialEq + std::fmt::Debug>(value: T) {
+        let mut bytes = Vec::new();
+        value.encode_payload(&mut bytes).unwrap();
+        assert_eq!(T::decode_payload(&bytes).unwrap(), value);
+    }
+
+    #[test]
+    fn minicbor_serde_and_raw_values_round_trip() {
+        let order = || Serde(Order { id: 7, lines: vec!["a".into()] });
+        round_trip(String::from("hi"));
+        round_trip(order());
+        round_trip((order(), 5u8, order()));
+        round_trip(Ok::<u8, String>(1));
+        round_trip(Err::<u8, String>("no".into()));
+        round_trip(Raw(Bytes::from_static(b"\xff\x00")));
+    }
+
+    #[test]
+    fn surplus_and_wrong_bytes_are_refused() {
+        assert!(matches!(u8::decode_payload(&[1, 2]), Err(PayloadError::Trailing(1))));
+        assert!(matches!(String::decode_payload(&[1]), Err(PayloadError::Decode(_))));
+        assert!(matches!(Serde::<Order>::decode_payload(&[0x81, 1]), Err(PayloadError::Decode(_))));
+    }
+}

@@ -1,0 +1,577 @@
+//! The heart of a node: takes a message along its onward route, one synchronous step after the other.
+//!
+//! [`Router::route`] runs on the sender's task. Hops, relays, connections and channels are [`Step`]s;
+//! the walk ends in a mailbox, on a connection, with an answer handed to a waiting request, or in a
+//! refusal. The only wait is for room at the end. Reachability is asked before every step of a message
+//! from outside; nothing else here decides policy.
+//!
+//! Specification: docs/protocol.md §1.2, §1.3.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry as Place;
+use onward_routing::{
+    Address, AddressRef, Allowed, Denied, DialRule, ErrorCode, FlowId, HOPS_MAX, HopError, Kind, Message,
+    Reach,
+};
+use tokio::task::coop;
+
+use crate::ask::{Asks, Random};
+use crate::error::{SendError, StartError};
+use crate::mailbox::Mailbox;
+use crate::room::{Charge, Room};
+
+/// The bounds of a node's workers; each is documented with its default.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Bytes a mailbox holds (each message counts at least 256), by default 256 KiB; a larger message
+    /// enters an empty mailbox.
+    pub mailbox_bytes: usize,
+    /// Bytes a connection's lane to one full target holds, by default 256 KiB.
+    pub lane_bytes: usize,
+    /// How long a send waits for room, by default 5 s.
+    pub send_wait: Duration,
+    /// How long a connection's reader pauses for a full local worker, by default 50 ms.
+    pub worker_pause: Duration,
+    /// How long a connection's reader pauses for a full egress, by default 5 s.
+    pub egress_pause: Duration,
+    /// Requests waiting for answers at once, by default 65,536.
+    pub asks: usize,
+    /// How long an ask waits for its answer unless told otherwise, by default 30 s.
+    pub ask_deadline: Duration,
+    /// Largest payload in bytes, by default 1 MiB, at most 16 MiB.
+    pub payload_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            mailbox_bytes: 256 * 1024,
+            lane_bytes: 256 * 1024,
+            send_wait: Duration::from_secs(5),
+            worker_pause: Duration::from_millis(50),
+            egress_pause: Duration::from_secs(5),
+            asks: 65_536,
+            ask_deadline: Duration::from_secs(30),
+            payload_bytes: onward_routing::PAYLOAD_BYTES_MAX,
+        }
+    }
+}
+
+/// What a worker's address leads to besides a mailbox: something that acts on the sender's task.
+pub trait Step: Send + Sync + 'static {
+    /// Acts on a message whose nearest onward address is this step's. Must not block.
+    ///
+    /// A step that needs room takes it itself and answers [`Next::Full`] when there is none; it is then
+    /// called again with the `charge` that was waited for.
+    fn step(&self, router: &Arc<Router>, message: Message, charge: Option<Charge>) -> Next;
+
+    /// This step as one that takes whole frames, if it is one.
+    fn as_sink(&self) -> Option<&dyn FrameSink> {
+        None
+    }
+}
+
+/// An egress into which a secure channel seals its records: whole frames, written in place under the
+/// egress's lock, so that the order on the wire is the order of numbers and nothing is allocated.
+pub trait FrameSink: Send + Sync {
+    /// The flow whose peer the frames go to.
+    fn flow(&self) -> FlowId;
+
+    /// The room that frames take.
+    fn room(&self) -> &Arc<Room>;
+
+    /// Appends one frame for which room for `bytes` was taken: `write` appends exactly one encoded
+    /// message to the buffer it is given.
+    ///
+    /// # Errors
+    /// [`Closed`](crate::Closed): `write` was not called, and the room is gone with the egress.
+    fn append(&self, bytes: usize, write: &mut dyn FnMut(&mut Vec<u8>)) -> Result<(), crate::Closed>;
+}
+
+/// What a [`Step`] did with a message.
+#[derive(Debug)]
+pub enum Next {
+    /// It goes on along its onward route.
+    Forward(Message),
+    /// It is on its way; its block may be used again.
+    Done(Option<Message>),
+    /// It needs so many bytes of this room first; nothing has happened.
+    Full(Arc<Room>, usize, Message),
+    /// It is refused.
+    Refused(ErrorCode, Message),
+}
+
+impl Next {
+    /// Goes on if the hop rule allowed it.
+    #[must_use]
+    pub fn after(result: Result<(), HopError>, message: Message) -> Self {
+        match result {
+            Ok(()) => Self::Forward(message),
+            Err(_) => Self::Refused(ErrorCode::HopLimit, message),
+        }
+    }
+}
+
+/// Opens connections for onward addresses that name an endpoint.
+pub trait Dialer: Send + Sync + 'static {
+    /// The connection to `endpoint`, made in the background if there is none yet.
+    ///
+    /// `rule` is the rule by which a message from `flow` may have it dialled; `None` for local ones.
+    fn dial(&self, router: &Arc<Router>, endpoint: AddressRef<'_>, rule: Option<&DialRule>) -> Option<Arc<dyn Step>>;
+}
+
+/// What an address leads to.
+#[derive(Clone)]
+pub(crate) enum Target {
+    Mailbox(Arc<Mailbox>),
+    Step(Arc<dyn Step>),
+}
+
+impl Target {
+    /// Tells targets apart; equal for equal targets as long as one of them is held.
+    pub(crate) fn key(&self) -> usize {
+        match self {
+            Self::Mailbox(mailbox) => Arc::as_ptr(mailbox).addr(),
+            Self::Step(step) => Arc::as_ptr(step).cast::<()>().addr(),
+        }
+    }
+
+    pub(crate) fn is_mailbox(&self) -> bool {
+        matches!(self, Self::Mailbox(_))
+    }
+
+    fn act(&self, router: &Arc<Router>, message: Message, charge: Option<Charge>) -> Next {
+        match self {
+            Self::Step(step) => step.step(router, message, charge),
+            Self::Mailbox(mailbox) => {
+                let bytes = message.memory();
+                if !charge.is_some_and(|charge| charge.spend(&mailbox.room, bytes)) && !mailbox.room.try_take(bytes) {
+                    return if mailbox.is_closed() {
+                        Next::Refused(ErrorCode::Stopped, message)
+                    } else {
+                        Next::Full(Arc::clone(&mailbox.room), bytes, message)
+                    };
+                }
+                match mailbox.push(message) {
+                    Ok(()) => {
+                        router.counters.delivered.fetch_add(1, Ordering::Relaxed);
+                        Next::Done(None)
+                    }
+                    Err(message) => Next::Refused(ErrorCode::Stopped, message),
+                }
+            }
+        }
+    }
+}
+
+/// A message that waits for room at its target.
+pub(crate) struct Pending {
+    pub(crate) message: Message,
+    pub(crate) target: Target,
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Pending {
+    pub(crate) fn bytes(&self) -> usize {
+        self.message.memory()
+    }
+
+    /// Waits for room at the target.
+    pub(crate) async fn charge(&self) -> Result<Charge, crate::room::Closed> {
+        Arc::clone(&self.room).take(self.bytes).await
+    }
+}
+
+/// Where a walk along the onward route ended.
+pub(crate) enum Walk {
+    Done(Option<Message>),
+    Full(Pending),
+    Refused(ErrorCode, Message),
+}
+
+/// Counts of what happened to messages, since the node started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Messages handed to a mailbox.
+    pub delivered: AtomicU64,
+    /// Messages handed to a connection or channel.
+    pub forwarded: AtomicU64,
+    /// Messages from outside that policy kept from their target.
+    pub denied: AtomicU64,
+    /// Messages that could not be delivered for another reason.
+    pub undeliverable: AtomicU64,
+    /// Error reports made.
+    pub reports: AtomicU64,
+}
+
+/// Routes the messages of one node.
+pub struct Router {
+    pub(crate) limits: Limits,
+    directory: DashMap<Address, Target>,
+    pub(crate) asks: Arc<Asks>,
+    reach: RwLock<Reach>,
+    random: Mutex<Random>,
+    dialer: OnceLock<Arc<dyn Dialer>>,
+    began: Instant,
+    counters: Counters,
+}
+
+impl Router {
+    /// A router without any workers.
+    ///
+    /// # Errors
+    /// The system's when it gives no randomness.
+    pub fn new(limits: Limits) -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            asks: Asks::new(limits.asks).map_err(std::io::Error::other)?,
+            limits,
+            directory: DashMap::new(),
+            reach: RwLock::default(),
+            random: Mutex::default(),
+            dialer: OnceLock::new(),
+            began: Instant::now(),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// Keeps the deadlines of requests; runs as long as the node does.
+    pub async fn run(self: Arc<Self>) {
+        Arc::clone(&self.asks).sweep().await;
+    }
+
+    /// The bounds this router keeps.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Time since the router was made, the clock of its reachability rules.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// 128 random bits, for a fresh worker address or flow.
+    pub fn random(&self) -> u128 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+
+    /// The rules of who may reach whom, to read.
+    pub fn reach(&self) -> RwLockReadGuard<'_, Reach> {
+        self.reach.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rules of who may reach whom, to change.
+    pub fn reach_mut(&self) -> RwLockWriteGuard<'_, Reach> {
+        self.reach.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets who opens connections for endpoints in onward routes; only the first call has an effect.
+    pub fn set_dialer(&self, dialer: Arc<dyn Dialer>) {
+        let _ = self.dialer.set(dialer);
+    }
+
+    /// Registers a step under an address.
+    ///
+    /// # Errors
+    /// [`StartError::Taken`].
+    pub fn add_step(&self, address: &Address, step: Arc<dyn Step>) -> Result<(), StartError> {
+        self.add(address, Target::Step(step))
+    }
+
+    pub(crate) fn add(&self, address: &Address, target: Target) -> Result<(), StartError> {
+        match self.directory.entry(address.clone()) {
+            Place::Occupied(_) => Err(StartError::Taken(address.clone())),
+            Place::Vacant(vacant) => {
+                vacant.insert(target);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes an address out of the directory, with every reply grant for it.
+    pub fn remove(&self, address: &Address) {
+        self.directory.remove(address);
+        self.reach_mut().revoke(address);
+    }
+
+    /// Whether something answers at this address.
+    #[must_use]
+    pub fn has(&self, address: &Address) -> bool {
+        self.directory.contains_key(address)
+    }
+
+    /// All addresses of workers and steps with a name of their own, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<Address> {
+        let named = |address: &Address| address.kind() == Kind::Local && address.as_ref().random_id().is_none();
+        let mut names: Vec<_> =
+            self.directory.iter().map(|entry| entry.key().clone()).filter(named).collect();
+        names.sort_by(|a, b| a.value().cmp(b.value()));
+        names
+    }
+
+    pub(crate) fn mailbox(&self, address: &Address) -> Option<Arc<Mailbox>> {
+        match self.directory.get(address)?.value() {
+            Target::Mailbox(mailbox) => Some(Arc::clone(mailbox)),
+            Target::Step(_) => None,
+        }
+    }
+
+    /// Fails the requests that left by a flow, and forgets the flow's rules if it is gone for good.
+    pub fn flow_lost(&self, flow: FlowId, for_good: bool) {
+        if for_good {
+            self.reach_mut().close_flow(flow);
+        }
+        self.asks.fail_flow(flow);
+    }
+
+    /// Sends a message of this node's own, waiting for room at its target.
+    ///
+    /// # Errors
+    /// [`SendError`] gives the message back: nothing was sent.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the message is lost and nothing was sent.
+    pub async fn send(self: &Arc<Self>, message: Message) -> Result<(), SendError> {
+        let sent = match self.walk(message, None) {
+            Walk::Done(_) => Ok(()),
+            Walk::Refused(code, message) => Err(Box::new(SendError::refused(code, message))),
+            Walk::Full(pending) => return self.send_when_free(Box::new(pending)).await,
+        };
+        // A sender that never has to wait must not starve the others of its thread.
+        coop::consume_budget().await;
+        sent.map_err(|error| *error)
+    }
+
+    async fn send_when_free(self: &Arc<Self>, mut pending: Box<Pending>) -> Result<(), SendError> {
+        let until = tokio::time::Instant::now() + self.limits.send_wait;
+        loop {
+            let charge = match tokio::time::timeout_at(until, pending.charge()).await {
+                Err(_) => return Err(SendError::Full(pending.message)),
+                Ok(Err(_)) => return Err(SendError::refused(ErrorCode::Stopped, pending.message)),
+                Ok(Ok(charge)) => charge,
+            };
+            match self.resume(*pending, Some(charge)) {
+                Walk::Done(_) => return Ok(()),
+                Walk::Refused(code, message) => return Err(SendError::refused(code, message)),
+                Walk::Full(next) => pending = Box::new(next),
+            }
+        }
+    }
+
+    /// Sends a message if there is room for it now.
+    ///
+    /// # Errors
+    /// [`SendError`] gives the message back: nothing was sent.
+    pub fn try_send(self: &Arc<Self>, message: Message) -> Result<(), SendError> {
+        match self.walk(message, None) {
+            Walk::Done(_) => Ok(()),
+            Walk::Full(pending) => Err(SendError::Full(pending.message)),
+            Walk::Refused(code, message) => Err(SendError::refused(code, message)),
+        }
+    }
+
+    /// Takes a message along its route until it is delivered, refused, or its target is full or in
+    /// `held` (targets that others wait for already, so that order is kept).
+    pub(crate) fn walk(self: &Arc<Self>, message: Message, held: Option<&dyn Fn(&Target) -> bool>) -> Walk {
+        let mut message = message;
+        for _ in 0..=HOPS_MAX {
+            let target = match self.target(&message) {
+                Ok(Found::Ask(id)) => return self.answer(id, message),
+                Ok(Found::Target(target)) => target,
+                Err(code) => return Walk::Refused(code, message),
+            };
+            if held.is_some_and(|held| held(&target)) {
+                // Others wait for this target already: it has to be asked in their order.
+                let room = Arc::new(Room::new(0));
+                let bytes = message.memory();
+                return Walk::Full(Pending { message, target, room, bytes });
+            }
+            message = match target.act(self, message, None) {
+                Next::Forward(message) => message,
+                Next::Done(spare) => return Walk::Done(spare),
+                Next::Full(room, bytes, message) => return Walk::Full(Pending { message, target, room, bytes }),
+                Next::Refused(code, message) => return Walk::Refused(code, message),
+            };
+        }
+        Walk::Refused(ErrorCode::HopLimit, message)
+    }
+
+    /// Goes on with a message that waited, with the room it waited for.
+    pub(crate) fn resume(self: &Arc<Self>, pending: Pending, charge: Option<Charge>) -> Walk {
+        let Pending { message, target, .. } = pending;
+        match target.act(self, message, charge) {
+            Next::Forward(message) => self.walk(message, None),
+            Next::Done(spare) => Walk::Done(spare),
+            Next::Full(room, bytes, message) => Walk::Full(Pending { message, target, room, bytes }),
+            Next::Refused(code, message) => Walk::Refused(code, message),
+        }
+    }
+
+    fn answer(&self, id: u128, message: Message) -> Walk {
+        match self.asks.answer(id, message) {
+            Ok(()) => Walk::Done(None),
+            Err(message) => Walk::Refused(ErrorCode::NoWorker, message),
+        }
+    }
+
+    /// What the nearest onward address leads to, if the message's flow may reach it.
+    fn target(self: &Arc<Self>, message: &Message) -> Result<Found, ErrorCode> {
+        let next = message.next().ok_or(ErrorCode::NoWorker)?;
+        let id = next.random_id();
+        if let Some(id) = id
+            && self.asks.takes(id, message.flow())
+        {
+            return Ok(Found::Ask(id));
+        }
+        if message.flow().is_local() || message.next_is_configured() {
+            return self.find(next, FlowId::LOCAL);
+        }
+        if next.kind() != Kind::Local {
+            return self.find(next, message.flow());
+        }
+        let now = self.now();
+        let allowed = {
+            let reach = self.reach();
+            let allowed = reach.check(message.flow(), next, now);
+            if let (Ok(_), Some(id)) = (&allowed, id)
+                && reach.pair_wants_touch(message.flow(), id, now)
+            {
+                drop(reach);
+                self.reach_mut().touch_pair(message.flow(), id, now);
+            }
+            allowed
+        };
+        match allowed {
+            Ok(Allowed::Address) => self.find(next, message.flow()),
+            Ok(Allowed::Grant(worker)) => self.find(worker.as_ref(), message.flow()),
+            Err(Denied) => {
+                self.counters.denied.fetch_add(1, Ordering::Relaxed);
+                Err(ErrorCode::Refused)
+            }
+        }
+    }
+
+    fn find(self: &Arc<Self>, address: AddressRef<'_>, flow: FlowId) -> Result<Found, ErrorCode> {
+        if address.kind() != Kind::Local {
+            return self.dial(address, flow);
+        }
+        match self.directory.get(address.encoded()) {
+            Some(entry) => Ok(Found::Target(entry.value().clone())),
+            None => Err(ErrorCode::NoWorker),
+        }
+    }
+
+    fn dial(self: &Arc<Self>, endpoint: AddressRef<'_>, flow: FlowId) -> Result<Found, ErrorCode> {
+        let rule = if flow.is_local() {
+            None
+        } else {
+            let rule = self.reach().dial_rule(flow, endpoint).cloned();
+            if rule.is_none() {
+                self.counters.denied.fetch_add(1, Ordering::Relaxed);
+                return Err(ErrorCode::Refused);
+            }
+            rule
+        };
+        let dialer = self.dialer.get().ok_or(ErrorCode::Unreachable)?;
+        let step = dialer.dial(self, endpoint, rule.as_ref()).ok_or(ErrorCode::Unreachable)?;
+        Ok(Found::Target(Target::Step(step)))
+    }
+
+    /// What every egress does before it encodes a message: makes the return route fit to be seen
+    /// outside, keeps pairs, takes the egress's own address off.
+    ///
+    /// # Errors
+    /// The code to refuse the message with; it is then unchanged but for its return route.
+    pub fn depart(&self, message: &mut Message, egress: FlowId) -> Result<(), ErrorCode> {
+        if message.flow().is_local() {
+            self.export_sender(message, egress)?;
+        } else {
+            self.keep_pair(message, egress);
+        }
+        message.leave().map_err(|_| ErrorCode::HopLimit)?;
+        self.counters.forwarded.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes or prolongs the pair by which answers come back to a message in transit.
+    fn keep_pair(&self, message: &Message, egress: FlowId) {
+        let (flow, now) = (message.flow(), self.now());
+        if flow == egress || self.reach().pair_is_fresh(egress, flow, now) {
+            return;
+        }
+        if message.next_is_configured() {
+            self.reach_mut().pair_one_way(egress, flow, now);
+        } else if message.next().is_some_and(|next| next.kind() != Kind::Local) {
+            self.reach_mut().pair(flow, egress);
+        }
+    }
+
+    /// Puts a granted random address in the place of a local worker's name at the return route's end.
+    fn export_sender(&self, message: &mut Message, egress: FlowId) -> Result<(), ErrorCode> {
+        let Some(sender) = message.ret().last() else { return Ok(()) };
+        if let Some(id) = sender.random_id() {
+            if self.asks.bind(id, egress) {
+                return Ok(());
+            }
+            match self.reach().session_admits(id, egress) {
+                Some(true) => return Ok(()),
+                Some(false) => {
+                    self.reach_mut().admit_session(id, egress);
+                    return Ok(());
+                }
+                None => {}
+            }
+        }
+        let sender = sender.to_owned();
+        let now = self.now();
+        let existing = self.reach().existing_grant(egress, &sender, now);
+        let granted = match existing {
+            Some(id) => id,
+            None => {
+                let fresh = self.random();
+                self.reach_mut().grant(egress, &sender, fresh, now).map_err(|Denied| ErrorCode::Refused)?
+            }
+        };
+        message.replace_sender(&Address::random(granted)).map_err(|_| ErrorCode::HopLimit)
+    }
+
+    /// Tells the sender of a message that was not delivered, if it may and wants to hear.
+    ///
+    /// Nobody waits for this report: if its way is full it is dropped.
+    pub fn report(self: &Arc<Self>, message: Message, code: ErrorCode) {
+        self.counters.undeliverable.fetch_add(1, Ordering::Relaxed);
+        let Some(detailed) = self.reach_mut().may_report(message.flow(), self.now()) else { return };
+        let code = if detailed { code } else { ErrorCode::Refused };
+        let at = if detailed { message.next().map(AddressRef::to_owned) } else { None };
+        if let Some(report) = message.into_report(code, at.as_ref()) {
+            self.counters.reports.fetch_add(1, Ordering::Relaxed);
+            // A report that cannot be delivered ends here: an error never causes another.
+            let _ = self.try_send(report);
+        }
+    }
+}
+
+enum Found {
+    Ask(u128),
+    Target(Target),
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router").field("addresses", &self.directory.len()).finish_non_exhaustive()
+    }
+}

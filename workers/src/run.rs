@@ -1,0 +1,242 @@
+//! The task of a worker: takes batches out of its mailbox and handles one message after the other.
+//!
+//! A handler runs to its end; a panic in it is contained, answered and given to supervision. The
+//! mailbox outlives a restart, so nothing that was accepted is lost by one.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use onward_routing::{Address, ErrorCode, Message, RouteRef};
+use tokio::sync::watch;
+use tokio::task::coop;
+
+use crate::context::{Context, with_scratch};
+use crate::error::StartError;
+use crate::mailbox::{EndReason, Mailbox, Notice};
+use crate::payload::{Payload, Reply};
+use crate::router::{Router, Target};
+use crate::worker::Worker;
+
+/// A running worker. Dropping the handle leaves the worker running.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle {
+    mailbox: Arc<Mailbox>,
+    ended: watch::Receiver<Option<EndReason>>,
+}
+
+impl WorkerHandle {
+    /// The worker's address.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.mailbox.address
+    }
+
+    /// Stops the worker after the message in hand and waits for its end; senders of messages that
+    /// still wait are told.
+    pub async fn stop(&self) -> EndReason {
+        self.mailbox.notify(Notice::Stop);
+        self.ended().await
+    }
+
+    /// Stops the worker after the messages it has already, and waits for its end. It takes no more.
+    pub async fn drain(&self) -> EndReason {
+        self.mailbox.notify(Notice::Drain);
+        self.ended().await
+    }
+
+    /// Waits until the worker has ended, and says why.
+    pub async fn ended(&self) -> EndReason {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or(EndReason::Stopped),
+            // The task was dropped with its runtime.
+            Err(_) => EndReason::Stopped,
+        }
+    }
+}
+
+/// Starts a worker that ends with its first panic.
+///
+/// # Errors
+/// [`StartError::Taken`].
+pub fn start<W: Worker>(router: &Arc<Router>, address: &Address, worker: W) -> Result<WorkerHandle, StartError> {
+    let mailbox = open(router, address)?;
+    let (sender, ended) = watch::channel(None);
+    let handle = WorkerHandle { mailbox: Arc::clone(&mailbox), ended };
+    let router = Arc::clone(router);
+    tokio::spawn(async move {
+        let reason = run(&router, &mailbox, worker).await;
+        close(&router, &mailbox, reason.clone());
+        let _ = sender.send(Some(reason));
+    });
+    Ok(handle)
+}
+
+/// Opens a mailbox under an address.
+pub(crate) fn open(router: &Arc<Router>, address: &Address) -> Result<Arc<Mailbox>, StartError> {
+    let mailbox = Mailbox::new(address.clone(), router.limits.mailbox_bytes);
+    router.add(address, Target::Mailbox(Arc::clone(&mailbox)))?;
+    Ok(mailbox)
+}
+
+/// Closes a mailbox for good and tells the senders of what was left in it.
+pub(crate) fn close(router: &Arc<Router>, mailbox: &Arc<Mailbox>, reason: EndReason) {
+    router.remove(&mailbox.address);
+    for message in mailbox.end(reason) {
+        router.report(message, ErrorCode::Stopped);
+    }
+}
+
+/// Runs a worker until it is stopped or panics.
+pub(crate) async fn run<W: Worker>(router: &Arc<Router>, mailbox: &Arc<Mailbox>, worker: W) -> EndReason {
+    let mut worker = worker;
+    let mut context = Context::new(Arc::clone(router), Arc::clone(mailbox));
+    let mut batch = VecDeque::new();
+    let reason = match contain(async { worker.started(&mut context).await }).await {
+        Ok(Ok(())) => serve(&mut worker, &mut context, &mut batch).await,
+        Ok(Err(failure)) => EndReason::Panicked(failure.cause().to_string()),
+        Err(text) => EndReason::Panicked(text),
+    };
+    if reason == EndReason::Stopped {
+        // A panic while stopping changes nothing: the worker ends either way.
+        let _ = contain(worker.stopped(&mut context)).await;
+    }
+    for message in batch {
+        router.report(message, if reason == EndReason::Stopped { ErrorCode::Stopped } else { ErrorCode::Failed });
+    }
+    context.wind_down().await;
+    reason
+}
+
+async fn serve<W: Worker>(worker: &mut W, context: &mut Context, batch: &mut VecDeque<Message>) -> EndReason {
+    loop {
+        let notice = {
+            let mailbox = &context.mailbox;
+            poll_fn(|cx| {
+                let coop = std::task::ready!(coop::poll_proceed(cx));
+                let polled = mailbox.poll_next(cx, batch);
+                if polled.is_ready() {
+                    coop.made_progress();
+                }
+                polled
+            })
+            .await
+        };
+        match notice {
+            Some(Notice::Stop) => return EndReason::Stopped,
+            Some(Notice::Drain) => {}
+            Some(Notice::Ended(ended)) => {
+                if let Err(text) = contain(worker.ended(context, ended)).await {
+                    return EndReason::Panicked(text);
+                }
+            }
+            None => {}
+        }
+        while let Some(message) = batch.pop_front() {
+            if let Err(text) = handle(worker, context, message).await {
+                return EndReason::Panicked(text);
+            }
+            if context.stopping {
+                return EndReason::Stopped;
+            }
+            if !batch.is_empty() {
+                // The budget is the runtime's fairness: a full batch must not hold the thread.
+                coop::consume_budget().await;
+                if context.mailbox.has_stop() {
+                    return EndReason::Stopped;
+                }
+            }
+        }
+        if context.mailbox.is_drained() {
+            return EndReason::Stopped;
+        }
+    }
+}
+
+/// Handles one message and answers it; `Err` is a panic's text.
+async fn handle<W: Worker>(worker: &mut W, context: &mut Context, message: Message) -> Result<(), String> {
+    let request = match W::Request::decode_payload(message.payload()) {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::debug!(worker = %context.address(), %error, "message refused");
+            context.router.report(message, ErrorCode::Malformed);
+            return Ok(());
+        }
+    };
+    context.flow = message.flow();
+    context.current = Some(message);
+    let outcome = contain(worker.handle(context, request)).await;
+    let current = context.current.take();
+    match outcome {
+        Ok(Ok(reply)) => {
+            let answer = current.and_then(|message| compose_answer(context, message, reply));
+            if let Some(answer) = answer
+                && let Err(error) = context.router.try_send(answer)
+            {
+                wait_to_answer(context, error).await;
+            }
+            Ok(())
+        }
+        Ok(Err(failure)) => {
+            tracing::warn!(worker = %context.address(), cause = %failure.cause(), "a request failed");
+            if let Some(message) = current {
+                context.router.report(message, ErrorCode::Failed);
+            }
+            Ok(())
+        }
+        Err(text) => {
+            if let Some(message) = current {
+                context.router.report(message, ErrorCode::Failed);
+            }
+            Err(text)
+        }
+    }
+}
+
+/// A handler's answer as a message, if one is wanted and there is one.
+fn compose_answer(context: &Context, message: Message, reply: impl Reply) -> Option<Message> {
+    if message.ret().is_empty() {
+        return None;
+    }
+    let composed = with_scratch(|payload| match reply.encode_reply(payload) {
+        Ok(true) => Ok(message.into_reply(RouteRef::default(), payload)),
+        Ok(false) => Ok(None),
+        Err(error) => Err((error, message)),
+    });
+    composed.unwrap_or_else(|(error, message)| {
+        tracing::warn!(worker = %context.address(), %error, "an answer cannot be encoded");
+        context.router.report(message, ErrorCode::Failed);
+        None
+    })
+}
+
+/// The rare way of an answer: its egress is full. A lost answer is logged; its asker has a deadline.
+async fn wait_to_answer(context: &Context, error: crate::SendError) {
+    let sent = match error {
+        crate::SendError::Full(reply) => Box::pin(context.router.send(reply)).await,
+        refused => Err(refused),
+    };
+    if let Err(error) = sent {
+        tracing::debug!(worker = %context.address(), %error, "an answer was not delivered");
+    }
+}
+
+/// Runs a future and turns a panic in it into its text.
+async fn contain<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(panic) => Poll::Ready(Err(panic_text(&*panic))),
+    })
+    .await
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
+}

@@ -1,0 +1,63 @@
+//! `cargo xtask bench`: the project's own figures, one JSON line each.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::run::{self, Streams};
+
+/// One measured figure, as a bench prints it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Figure {
+    /// What was measured, such as `channel.oneway.1024`.
+    pub(crate) figure: String,
+    /// Who was measured: absent for this project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) peer: Option<String>,
+    /// Unit of the three values below, such as `msg/s` or `us`.
+    pub(crate) unit: String,
+    /// Median, smallest and largest of the runs.
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    /// How many runs there were.
+    pub(crate) n: u64,
+    /// Worker threads of the runtime.
+    pub(crate) workers: u64,
+}
+
+/// Prints the figures of `groups`, or all of them when it is empty.
+///
+/// # Errors
+/// When the bench does not build or does not succeed.
+pub(crate) fn run(groups: &[String]) -> Result<()> {
+    figures(own(groups), |line| println!("{line}"))?;
+    Ok(())
+}
+
+/// The command that runs the project's own bench.
+pub(crate) fn own(groups: &[String]) -> Command {
+    let mut command = run::cargo("bench --locked -p onward --bench figures --");
+    command.args(groups);
+    command
+}
+
+/// Runs a bench and returns its figures; each JSON line is handed to `print`, and anything else
+/// that it writes goes to standard error.
+///
+/// # Errors
+/// When it cannot be started or does not succeed.
+pub(crate) fn figures(mut command: Command, print: impl Fn(&str)) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let status =
+        run::each_line(&mut command, Streams::Output, |line| match serde_json::from_str::<Figure>(line) {
+            Ok(figure) => {
+                print(line);
+                figures.push(figure);
+            }
+            Err(_) => eprintln!("{line}"),
+        })?;
+    ensure!(status.success(), "the bench ended with {status}");
+    Ok(figures)
+}

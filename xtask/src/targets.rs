@@ -1,0 +1,96 @@
+//! The targets that the project's figures are held to, as data, in this one place.
+//!
+//! A factor compares with a peer measured in the same run, so it holds on any machine; a limit is
+//! an absolute number, and only for what a machine hardly changes: bytes, allocations, added time.
+
+/// One target for one figure. A figure may have several.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    /// The figure it is for, in the words of the bench.
+    pub(crate) figure: &'static str,
+    /// The unit it is for, since one figure may be printed in several.
+    pub(crate) unit: &'static str,
+    /// Worker threads that it is for; any number when none is given.
+    pub(crate) workers: Option<u64>,
+    pub(crate) reference: Reference,
+    pub(crate) bound: Bound,
+}
+
+/// What a figure is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reference {
+    /// The same figure of a peer.
+    Peer(&'static str),
+    /// The best of the same figure of several peers, all of which must have been measured.
+    Best(&'static [&'static str]),
+    /// Another figure of this project, in the same run.
+    Own(&'static str),
+    /// An absolute number, in the unit of the target.
+    Limit(f64),
+    /// An absolute number of nanoseconds for each of `hops`, which the figure has and `base` has not.
+    PerHop { base: &'static str, hops: u32, nanoseconds: f64 },
+}
+
+/// Which side of the reference a figure has to be on; the factor multiplies the reference.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+use Bound::{AtLeast, AtMost};
+use Reference::{Best, Limit, Own, Peer, PerHop};
+
+const fn target(figure: &'static str, unit: &'static str, reference: Reference, bound: Bound) -> Target {
+    Target { figure, unit, workers: None, reference, bound }
+}
+
+/// As [`target`], for runs with `workers` threads only.
+const fn with(workers: u64, target: Target) -> Target {
+    Target { workers: Some(workers), ..target }
+}
+
+/// The table. Figures are named `group.what.bytes`.
+pub(crate) const TARGETS: &[Target] = &[
+    // Between workers of one node.
+    target("local.oneway.64", "msg/s", Peer("ockam"), AtLeast(5.0)),
+    target("local.oneway.64", "msg/s", Best(&["ractor", "kameo"]), AtLeast(1.0)),
+    target("local.ask.64", "ask/s", Peer("ockam"), AtLeast(6.0)),
+    target("local.ask.64", "ask/s", Peer("ractor"), AtLeast(0.9)),
+    target("hops4.oneway.64", "msg/s", Peer("ockam"), AtLeast(15.0)),
+    target(
+        "hops4.oneway.64",
+        "msg/s",
+        PerHop { base: "local.oneway.64", hops: 4, nanoseconds: 150.0 },
+        AtMost(1.0),
+    ),
+    // Between two nodes, over TCP.
+    target("tcp.oneway.64", "msg/s", Peer("ockam"), AtLeast(10.0)),
+    target("tcp.oneway.1024", "msg/s", Peer("ockam"), AtLeast(5.0)),
+    target("tcp.oneway.32768", "msg/s", Peer("ockam"), AtLeast(1.0)),
+    target("tcp.ask.64", "us p50", Peer("raw"), AtMost(1.5)),
+    // Through a secure channel over TCP.
+    target("channel.oneway.64", "msg/s", Peer("ockam"), AtLeast(12.0)),
+    target("channel.oneway.1024", "msg/s", Peer("ockam"), AtLeast(9.0)),
+    target("channel.oneway.16384", "msg/s", Peer("ockam"), AtLeast(2.5)),
+    target("channel.oneway.16384", "MB/s", Peer("rustls"), AtLeast(1.0)),
+    target("channel.oneway.61440", "msg/s", Peer("ockam"), AtLeast(2.0)),
+    target("channel.hop.oneway.64", "msg/s", Own("channel.oneway.64"), AtLeast(0.6)),
+    target("channel.hop.oneway.1024", "msg/s", Own("channel.oneway.1024"), AtLeast(0.6)),
+    target("channel.hop.oneway.16384", "msg/s", Own("channel.oneway.16384"), AtLeast(0.6)),
+    target("channel.hop.oneway.61440", "msg/s", Own("channel.oneway.61440"), AtLeast(0.6)),
+    with(1, target("channel.ask.64", "us p50", Peer("ockam"), AtMost(0.5))),
+    with(2, target("channel.ask.64", "us p50", Peer("ockam"), AtMost(0.25))),
+    target("channel.ask.64", "us p50", Peer("rustls"), AtMost(1.8)),
+    target("channel.idle1000.1024", "x alone", Limit(1.0), AtLeast(0.95)),
+    target("handshake.64", "handshakes/s", Peer("ockam"), AtLeast(3.0)),
+    // What one idle worker, and both ends of one idle channel, keep in memory.
+    target("memory.worker", "B heap", Limit(1536.0), AtMost(1.0)),
+    target("memory.worker", "B rss", Limit(1536.0), AtMost(1.0)),
+    target("memory.channel", "B heap", Limit(8192.0), AtMost(1.0)),
+    target("memory.channel", "B rss", Limit(8192.0), AtMost(1.0)),
+    // Allocations for each message.
+    target("alloc.local.64", "allocations/msg", Limit(1.1), AtMost(1.0)),
+    target("alloc.tcp.64", "allocations/msg", Limit(3.0), AtMost(1.0)),
+    target("alloc.channel-hop.64", "allocations/msg", Limit(6.0), AtMost(1.0)),
+];
