@@ -234,8 +234,9 @@ fn is_zero(secret: &SharedSecret) -> bool {
 }
 
 /// Whether a packet at a session address is a handshake message: an array of 9, where a record has a number below
-/// 2^62.
-fn is_handshake(packet: &[u8]) -> bool {
+/// 2^62. A ready channel gives the former to [`crate::Confirmation::is_repeated`], all else to its opener.
+#[must_use]
+pub fn is_handshake(packet: &[u8]) -> bool {
     packet.first() == Some(&0x89)
 }
 
