@@ -1,5 +1,8 @@
 //! Why this crate refuses, and who must act.
 
+use std::sync::Arc;
+
+use crate::identity::IdentityError;
 use crate::record::Sequence;
 
 /// Why a channel refused a record or a call.
@@ -41,7 +44,7 @@ pub enum ChannelError {
 }
 
 /// Why a handshake came to nothing.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
     /// Nothing usable came back before the deadline.
@@ -50,9 +53,9 @@ pub enum Failure {
     /// Something came back that did not authenticate, and nothing better before the deadline.
     #[error("handshake failed authentication")]
     Unauthentic,
-    /// The peer proved an identity that the policy does not accept; the text says which rule.
-    #[error("peer is not trusted here: {0}")]
-    Untrusted(String),
+    /// The peer proved an identity that is not accepted here, or its proof does not hold.
+    #[error("peer is not trusted here")]
+    Untrusted(#[source] Arc<IdentityError>),
     /// The key service did not complete the key agreement in time, or not at all.
     #[error("key service did not complete the key agreement")]
     KeyService,

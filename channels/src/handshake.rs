@@ -22,7 +22,9 @@ use onward_keys::{Backend, KeyId, Label, SharedSecret};
 use subtle::ConstantTimeEq as _;
 
 use crate::error::Failure;
-use crate::identity::{Identifier, KnownHistories, PAYLOAD_BYTES_MAX, Trust, VerifiedPeer, verify_payload};
+use crate::identity::{
+    Identifier, IdentityError, KnownHistories, PAYLOAD_BYTES_MAX, Trust, VerifiedPeer, verify_payload,
+};
 use crate::mode::{Mode, Suite};
 use crate::record::Padding;
 use crate::session::Session;
@@ -104,10 +106,10 @@ pub enum Output {
 /// Where an [`Output::Transmit`] goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum To {
-    /// Along the configured route to the listener (initiator), or back along the first message's return route
-    /// (responder).
+    /// Along the configured route to the listener: an initiator's first message.
     Listener,
-    /// To the peer's session address.
+    /// To the peer's session address. A responder uses the return route of the packet it answers; an initiator its
+    /// own route, with the listener's address replaced by the last element of the second message's return route.
     Peer,
 }
 
@@ -212,16 +214,16 @@ fn verify(
     remote_static: &[u8; 32],
     to: Option<Identifier>,
 ) -> Result<VerifiedPeer, Failure> {
+    let untrusted = |error| Failure::Untrusted(Arc::new(error));
     let peer = {
         let known = config.known.read().unwrap_or_else(PoisonError::into_inner);
-        verify_payload(payload, remote_static, to, now.unix, &config.trust, &known)
-            .map_err(|error| Failure::Untrusted(error.to_string()))?
+        verify_payload(payload, remote_static, to, now.unix, &config.trust, &known).map_err(untrusted)?
     };
     if peer.identifier() == config.local.identifier {
-        return Err(Failure::Untrusted("it is this end's own identity".to_owned()));
+        return Err(untrusted(IdentityError::Untrusted(peer.identifier())));
     }
     let mut known = config.known.write().unwrap_or_else(PoisonError::into_inner);
-    known.adopt(peer.update()).map_err(|error| Failure::Untrusted(error.to_string()))?;
+    known.adopt(peer.update()).map_err(untrusted)?;
     drop(known);
     Ok(peer)
 }
@@ -232,8 +234,9 @@ fn is_zero(secret: &SharedSecret) -> bool {
 }
 
 /// Whether a packet at a session address is a handshake message: an array of 9, where a record has a number below
-/// 2^62.
-fn is_handshake(packet: &[u8]) -> bool {
+/// 2^62. A ready channel gives the former to [`crate::Confirmation::is_repeated`], all else to its opener.
+#[must_use]
+pub fn is_handshake(packet: &[u8]) -> bool {
     packet.first() == Some(&0x89)
 }
 

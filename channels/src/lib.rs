@@ -25,18 +25,22 @@ mod session;
 pub mod signed;
 pub mod strict;
 mod time;
+#[cfg(test)]
+mod vectors;
 
 pub use error::{ChannelError, Failure};
 pub use handshake::{
-    Established, HandshakeConfig, Initiator, Input, LocalIdentity, Output, Responder, To,
+    Established, HandshakeConfig, Initiator, Input, LocalIdentity, Output, Responder, To, is_handshake,
 };
 pub use listener::{FirstMessage, HandshakeId, Listener, ListenerLimits, Verdict};
 pub use mode::{Mode, Suite};
 pub use reassembly::{MESSAGE_BYTES_MAX, Reassembly};
 pub use record::{
-    BODY_MAX, CloseCode, Content, FRAGMENT_HEAD_BYTES, Fragment, Frame, FrameType, HEAD_BYTES, HEAD_ROOM, OVERHEAD,
-    PIECE_MAX, Padding, Sequence,
+    BODY_MAX, CloseCode, Content, FRAGMENT_HEAD_BYTES, Fragment, Frame, FrameType, HEAD_BYTES, HEAD_ROOM,
+    OVERHEAD, PIECE_MAX, Padding, Sequence,
 };
 pub use schedule::Binding;
-pub use session::{Confirmation, Due, FragmentPlan, Opener, PlannedFragment, Reserved, Role, Sealer, Session};
+pub use session::{
+    Confirmation, Due, FragmentPlan, Opener, PlannedFragment, Reserved, Role, Sealer, Session,
+};
 pub use time::{Now, Profile};

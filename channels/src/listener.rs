@@ -133,6 +133,16 @@ impl Listener {
         })
     }
 
+    /// Answers from now on with `config`: a renewed attestation, another policy. Handshakes under way keep theirs.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; nothing has changed then.
+    pub fn reconfigure(&mut self, config: Arc<HandshakeConfig>) -> Result<(), ChannelError> {
+        check_config(&config)?;
+        self.config = config;
+        Ok(())
+    }
+
     /// Judges one first message. `random` is 32 fresh random bytes, used for nothing else.
     pub fn receive(&mut self, now: Now, message: FirstMessage<'_>, random: [u8; 32]) -> Verdict {
         let FirstMessage { flow, behind, packet } = message;
@@ -160,8 +170,7 @@ impl Listener {
         let entry = HalfOpen { attempt, behind: hash(behind), first: first_hash(&terms, noise), with_cookie };
         let seed = Zeroizing::new(random.bytes());
         let config = Arc::clone(&self.config);
-        let Some(responder) = Responder::new(now, config, terms, noise, packet.len(), with_cookie, &seed)
-        else {
+        let Some(responder) = Responder::new(now, config, terms, noise, &seed) else {
             return Verdict::Drop;
         };
         let evicted = self.make_room(flow);

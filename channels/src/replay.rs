@@ -125,19 +125,15 @@ mod tests {
             (LIMIT * 4 + 1 - LIMIT, false),
             (0, false),
         ]);
-        let rising: Vec<_> = (1..=LIMIT).map(|n| (n, true)).chain([(0, true), (0, false)]).collect();
-        run(&rising);
-        let one_further: Vec<_> = (2..=LIMIT + 1).map(|n| (n, true)).chain([(1, true), (0, false)]).collect();
-        run(&one_further);
-        let falling: Vec<_> = (0..LIMIT).rev().map(|n| (n, true)).collect();
-        run(&falling);
-        let too_far: Vec<_> = [(LIMIT, true)]
-            .into_iter()
-            .chain((1..LIMIT).rev().map(|n| (n, true)))
-            .chain([(0, false)])
-            .collect();
-        let _ = too_far;
-        run(&[(LIMIT + 1, true), (0, false), (LIMIT + 1, false)]);
+        let width = ReplayWindow::WIDTH;
+        let up = |numbers: std::ops::RangeInclusive<u64>| numbers.map(|n| (n, true)).collect::<Vec<_>>();
+        let down = |numbers| up(numbers).into_iter().rev().collect::<Vec<_>>();
+        run(&[up(1..=width), vec![(0, true), (0, false)]].concat());
+        run(&[up(2..=width + 1), vec![(1, true), (0, false)]].concat());
+        run(&down(0..=width));
+        run(&[down(1..=width + 1), vec![(0, false)]].concat());
+        run(&[down(1..=width), vec![(width + 1, true), (0, false)]].concat());
+        run(&[down(1..=width), vec![(0, true), (width + 1, true)]].concat());
     }
 
     #[test]

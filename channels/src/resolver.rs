@@ -10,8 +10,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use onward_keys::{
-    Aead, AeadAlgorithm, Backend, CIPHERTEXT_BYTES, DecapsulationKey, ENCAPSULATION_KEY_BYTES, SharedSecret,
-    TAG_BYTES, hash,
+    Aead, AeadAlgorithm, Backend, CIPHERTEXT_BYTES, CryptoRng, DecapsulationKey, ENCAPSULATION_KEY_BYTES,
+    SharedSecret, TAG_BYTES, hash,
 };
 use snow::Error;
 use snow::params::{CipherChoice, DHChoice, HashChoice, KemChoice};
@@ -100,8 +100,6 @@ impl CryptoResolver for Resolver {
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
         match choice {
             HashChoice::Blake2s => Some(Box::new(NoiseBlake2s::default())),
-            #[cfg(test)]
-            HashChoice::SHA256 => Some(Box::new(crate::vectors::NoiseSha256::default())),
             _ => None,
         }
     }
@@ -120,12 +118,7 @@ impl CryptoResolver for Resolver {
 
     /// snow has one KEM choice; only the protocol's name, which is hashed, says which KEM it is.
     fn resolve_kem(&self, _choice: &KemChoice) -> Option<Box<dyn Kem>> {
-        Some(Box::new(MlKem {
-            backend: self.backend,
-            random: Mutex::new(self.random()),
-            secret: None,
-            public: Box::new([0; ENCAPSULATION_KEY_BYTES]),
-        }))
+        Some(Box::new(MlKem::new(self.backend, Box::new(self.random()))))
     }
 }
 
@@ -299,13 +292,20 @@ impl Hash for NoiseBlake2s {
 }
 
 /// ML-KEM-768 for the Noise HFS extension.
-struct MlKem {
+pub(crate) struct MlKem {
     backend: Backend,
     /// `encapsulate` is given no random source and only a shared reference.
-    random: Mutex<SeededRandom>,
+    random: Mutex<Box<dyn CryptoRng + Send>>,
     /// `None` until generated; then decapsulation is refused.
     secret: Option<DecapsulationKey>,
     public: Box<[u8; ENCAPSULATION_KEY_BYTES]>,
+}
+
+impl MlKem {
+    pub(crate) fn new(backend: Backend, random: Box<dyn CryptoRng + Send>) -> Self {
+        let public = Box::new([0; ENCAPSULATION_KEY_BYTES]);
+        Self { backend, random: Mutex::new(random), secret: None, public }
+    }
 }
 
 impl Kem for MlKem {
@@ -327,7 +327,7 @@ impl Kem for MlKem {
 
     fn generate(&mut self, _random: &mut dyn Random) {
         let random = self.random.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let (secret, public) = self.backend.kem_generate(random);
+        let (secret, public) = self.backend.kem_generate(random.as_mut());
         self.secret = Some(secret);
         *self.public = public;
     }
@@ -344,7 +344,8 @@ impl Kem for MlKem {
     ) -> Result<(usize, usize), Error> {
         let public = public.try_into().map_err(|_| Error::Kem)?;
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ciphertext, secret) = self.backend.encapsulate(public, &mut *random).map_err(|_| Error::Kem)?;
+        let (ciphertext, secret) =
+            self.backend.encapsulate(public, random.as_mut()).map_err(|_| Error::Kem)?;
         write(secret.as_bytes(), secret_out).ok_or(Error::Kem)?;
         write(&ciphertext, ciphertext_out).ok_or(Error::Kem)?;
         Ok((secret.as_bytes().len(), ciphertext.len()))
@@ -362,4 +363,65 @@ impl Kem for MlKem {
 fn write(bytes: &[u8], out: &mut [u8]) -> Option<()> {
     out.get_mut(..bytes.len())?.copy_from_slice(bytes);
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every u-coordinate of low order, in its reduced and its unreduced forms (RFC 7748 §6.1, §7).
+    const LOW_ORDER: [&str; 7] = [
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    ];
+
+    #[test]
+    fn n3_2_no_agreement_with_a_point_of_low_order() {
+        for backend in Backend::available() {
+            let resolver = Resolver::with_local_keys(*backend, &[3; 32]);
+            let mut random = resolver.resolve_rng().unwrap();
+            let mut dh = resolver.resolve_dh(&DHChoice::Curve25519).unwrap();
+            dh.generate(random.as_mut()).unwrap();
+            for point in LOW_ORDER {
+                let mut out = [7; 32];
+                let refused = dh.dh(&hex::decode(point).unwrap(), &mut out);
+                assert!(matches!(refused, Err(Error::Dh)), "{backend:?} {point}");
+                assert_eq!(out, [7; 32]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_static_key_knows_only_what_was_answered() {
+        let agreements = Agreements::default();
+        let resolver = Resolver::new(Backend::Portable, &[3; 32], [9; 32], agreements.clone());
+        let fixed = resolver.resolve_dh(&DHChoice::Curve25519).unwrap();
+        assert_eq!(fixed.pubkey(), [9; 32]);
+        assert_eq!(fixed.privkey(), [0; 32]);
+        let mut out = [0; 32];
+        assert!(matches!(fixed.dh(&[5; 32], &mut out), Err(Error::Dh)));
+        agreements.insert([5; 32], SharedSecret::new(&[6; 32]));
+        fixed.dh(&[5; 32], &mut out).unwrap();
+        assert_eq!(out, [6; 32]);
+        assert!(matches!(fixed.dh(&[4; 32], &mut out), Err(Error::Dh)));
+    }
+
+    #[test]
+    fn n3_6_a_bad_encapsulation_key_is_refused() {
+        for backend in Backend::available() {
+            let resolver = Resolver::with_local_keys(*backend, &[3; 32]);
+            let kem = resolver.resolve_kem(&KemChoice::Kyber1024).unwrap();
+            let (mut secret, mut ciphertext) = ([0; 32], [0; CIPHERTEXT_BYTES]);
+            let unreduced = [0xff; ENCAPSULATION_KEY_BYTES];
+            let refused = kem.encapsulate(&unreduced, &mut secret, &mut ciphertext);
+            assert!(matches!(refused, Err(Error::Kem)), "{backend:?}");
+            assert!(kem.encapsulate(&[0; 10], &mut secret, &mut ciphertext).is_err());
+            assert!(kem.decapsulate(&ciphertext, &mut secret).is_err(), "nothing was generated");
+        }
+    }
 }

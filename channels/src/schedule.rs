@@ -32,8 +32,7 @@ impl Binding {
         let mut input = Zeroizing::new([0; 64]);
         input[..32].copy_from_slice(k1.as_bytes());
         input[32..].copy_from_slice(k2.as_bytes());
-        let exporter = hkdf_extract(handshake_hash, input.as_ref());
-        Self { id: hash(&id.encode()), exporter: SharedSecret::new(&exporter) }
+        Self { id: hash(&id.encode()), exporter: hkdf_extract(handshake_hash, input.as_ref()) }
     }
 
     /// `hs_id`: equal at both ends of this channel and of no other. Not secret.

@@ -21,7 +21,8 @@ use crate::session::Role;
 
 /// A handshake under way.
 pub(super) struct Noise {
-    state: HandshakeState,
+    /// Boxed: 5 KiB, and every step moves it.
+    state: Box<HandshakeState>,
     agreements: Agreements,
 }
 
@@ -56,7 +57,7 @@ impl Noise {
             Role::Initiator => builder.build_initiator(),
             Role::Responder => builder.build_responder(),
         };
-        Some(Self { state: state.ok()?, agreements })
+        Some(Self { state: Box::new(state.ok()?), agreements })
     }
 
     /// Puts the key service's answer for the static key and `peer` where the next step finds it.

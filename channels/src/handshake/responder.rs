@@ -1,7 +1,8 @@
 //! The responder's side of a handshake.
 //!
 //! It fails once and silently: whoever wants a channel begins again. Until the third message verifies it sends
-//! at most three times what it received, unless a cookie has proved a return route.
+//! one second message for each copy of the first at most, and the listener lets in only first messages that are long
+//! enough for that, or that come with a cookie: so never more than three times what came goes back.
 //!
 //! Specification: docs/protocol.md §3.4, rows "R".
 
@@ -17,8 +18,8 @@ use crate::error::Failure;
 use crate::handshake::message::{Body, Message};
 use crate::handshake::noise::Noise;
 use crate::handshake::{
-    AGREEMENT_DEADLINE, AMPLIFICATION_MAX, Early, Established, HandshakeConfig, Input, Output, Terms, To,
-    is_handshake, is_zero, verify,
+    AGREEMENT_DEADLINE, Early, Established, HandshakeConfig, Input, Output, Terms, To, is_handshake, is_zero,
+    verify,
 };
 use crate::identity::PAYLOAD_BYTES_MAX;
 use crate::mode::Mode;
@@ -30,10 +31,6 @@ pub struct Responder {
     config: Arc<HandshakeConfig>,
     terms: Terms,
     deadline: Duration,
-    /// Whether a cookie has proved a return route.
-    route_proved: bool,
-    received_bytes: usize,
-    sent_bytes: usize,
     state: State,
     outputs: VecDeque<Output>,
 }
@@ -48,14 +45,12 @@ enum State {
 }
 
 impl Responder {
-    /// Answers a first message that the listener let in. `packet_bytes` is the length of the whole packet around it.
+    /// Answers a first message that the listener let in.
     pub(crate) fn new(
         now: Now,
         config: Arc<HandshakeConfig>,
         terms: Terms,
         first: &[u8],
-        packet_bytes: usize,
-        route_proved: bool,
         seed: &[u8; 32],
     ) -> Option<Self> {
         let to = terms.bound.then_some(&config.local.identifier);
@@ -66,9 +61,6 @@ impl Responder {
             deadline: now.mono + config.profile.handshake(),
             config,
             terms,
-            route_proved,
-            received_bytes: packet_bytes,
-            sent_bytes: 0,
             state: State::Agreeing {
                 noise,
                 first: first.to_vec(),
@@ -129,7 +121,7 @@ impl Responder {
             return self.fail(Failure::Unauthentic);
         };
         let packet = Message { terms: self.terms.clone(), body: Body::Second { noise: &second } }.encode();
-        self.send_second(&packet);
+        self.outputs.push_back(Output::Transmit(To::Peer, packet.clone()));
         self.state = State::Sent2 { noise, packet, sent: now.mono, resent: 0, early: Early::default() };
     }
 
@@ -139,7 +131,7 @@ impl Responder {
         };
         match message.body {
             // The listener hands on only copies of the first message it let in.
-            Body::First { .. } => self.repeat_second(now, packet.len()),
+            Body::First { .. } => self.repeat_second(now),
             Body::Third { noise } if third_fits(self.terms.mode, noise) => {
                 self.receive_third(now, packet, noise)
             }
@@ -147,20 +139,14 @@ impl Responder {
         }
     }
 
-    fn repeat_second(&mut self, now: Now, packet_bytes: usize) {
-        self.received_bytes += packet_bytes;
+    fn repeat_second(&mut self, now: Now) {
         let State::Sent2 { packet, sent, resent, .. } = &mut self.state else {
             return;
         };
         if *resent < RESENDS_MAX && now.mono >= *sent + RESEND_INTERVAL {
-            let packet = packet.clone();
-            if self.may_send(packet.len()) {
-                self.send_second(&packet);
-                if let State::Sent2 { sent, resent, .. } = &mut self.state {
-                    *sent = now.mono;
-                    *resent += 1;
-                }
-            }
+            *sent = now.mono;
+            *resent += 1;
+            self.outputs.push_back(Output::Transmit(To::Peer, packet.clone()));
         }
     }
 
@@ -203,15 +189,6 @@ impl Responder {
         self.outputs.push_back(Output::Transmit(To::Peer, confirm));
         let established = Established { session, peer, early: early.records };
         self.outputs.push_back(Output::Established(Box::new(established)));
-    }
-
-    fn may_send(&self, bytes: usize) -> bool {
-        self.route_proved || self.sent_bytes + bytes <= AMPLIFICATION_MAX * self.received_bytes
-    }
-
-    fn send_second(&mut self, packet: &[u8]) {
-        self.sent_bytes += packet.len();
-        self.outputs.push_back(Output::Transmit(To::Peer, packet.to_vec()));
     }
 
     fn next_time(&self) -> Duration {

@@ -110,6 +110,11 @@ impl Opener {
         self.previous.as_ref().map(|previous| previous.until)
     }
 
+    #[cfg(test)]
+    pub(super) fn memoised_keys(&self) -> usize {
+        self.ahead.as_ref().map_or(0, |ahead| ahead.secrets.len())
+    }
+
     /// Steps 1 to 4: changes nothing but memoised candidates.
     fn authenticate<'a>(
         &mut self,

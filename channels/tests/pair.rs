@@ -1,0 +1,12 @@
+//! Channels between two ends, stepped by hand: no sockets, no sleeps, time moves when we say.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "pair/handshake.rs"]
+mod handshake;
+#[path = "pair/harness.rs"]
+mod harness;
+#[path = "pair/listener.rs"]
+mod listener;
+#[path = "pair/records.rs"]
+mod records;

@@ -1,0 +1,658 @@
+//! Handshakes that succeed over bad links, and handshakes that must not succeed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onward_channels::identity::Trust;
+use onward_channels::{
+    Failure, FirstMessage, FrameType, Initiator, Input, Mode, Output, Responder, Session, Suite, To, Verdict,
+};
+use onward_keys::{Backend, SharedSecret};
+
+use crate::harness::{Dice, FLOW, Faults, Packet, Pair, Party, UNIX, all_pairs, at, open, seal};
+
+/// Two parties whose handshakes repeat byte for byte: the same randomness, step by step.
+struct Bench {
+    alice: Party,
+    bob: Party,
+    mode: Mode,
+    suite: Suite,
+}
+
+impl Bench {
+    fn new(mode: Mode, suite: Suite) -> Self {
+        Self { alice: Party::new(), bob: Party::new(), mode, suite }
+    }
+
+    /// A fresh initiator and its first message.
+    fn initiator(&self, random: u8) -> (Initiator, Vec<u8>) {
+        let config = Arc::new(self.alice.config(&self.bob));
+        let to = Some(self.bob.identifier());
+        let mut initiator = Initiator::new(at(0), config, self.mode, self.suite, to, [random; 32]).unwrap();
+        let first = transmitted(&mut initiator).pop().unwrap();
+        (initiator, first)
+    }
+
+    /// What a fresh listener makes of a first message: its responder, and the second message it sends.
+    fn responder(&self, first: &[u8]) -> Option<(Responder, Vec<u8>)> {
+        let config = Arc::new(self.bob.config(&self.alice));
+        let mut listener = onward_channels::Listener::new(config, crate::harness::all_modes()).unwrap();
+        let message = FirstMessage { flow: FLOW, behind: b"", packet: first };
+        let Verdict::Accept { mut responder, .. } = listener.receive(at(0), message, [9; 32]) else {
+            return None;
+        };
+        let Output::Agree { peer, .. } = responder.poll() else {
+            panic!("a responder first asks for its agreement");
+        };
+        match self.bob.agree(&peer) {
+            Some(secret) => responder.handle(at(0), Input::Agreed(secret)),
+            None => responder.handle(at(0), Input::AgreementFailed),
+        }
+        match responder.poll() {
+            Output::Transmit(To::Peer, second) => Some((*responder, second)),
+            Output::Failed(_) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whether the initiator answers `second` with a third message; returns that.
+    fn third(&self, initiator: &mut Initiator, second: &[u8]) -> Option<Vec<u8>> {
+        initiator.handle(at(10), Input::Packet(second));
+        loop {
+            match initiator.poll() {
+                Output::Agree { peer, .. } => {
+                    let secret = self.alice.agree(&peer)?;
+                    initiator.handle(at(10), Input::Agreed(secret));
+                }
+                Output::Transmit(To::Peer, third) => return Some(third),
+                Output::Wait { .. } | Output::Failed(_) => return None,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+fn transmitted(initiator: &mut Initiator) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    while let Output::Transmit(_, packet) = initiator.poll() {
+        packets.push(packet);
+    }
+    packets
+}
+
+/// Whether `responder` accepts `third`.
+fn establishes(responder: &mut Responder, third: &[u8]) -> bool {
+    responder.handle(at(20), Input::Packet(third));
+    loop {
+        match responder.poll() {
+            Output::Established(_) => return true,
+            Output::Failed(_) | Output::Wait { .. } => return false,
+            Output::Transmit(..) | Output::Agree { .. } => {}
+        }
+    }
+}
+
+/// `packet` with each byte changed, in turn.
+fn flipped(packet: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
+    (0..packet.len()).map(|at| {
+        let mut changed = packet.to_vec();
+        changed[at] ^= 1 << (at % 8);
+        (at, changed)
+    })
+}
+
+fn talk(alice: &mut Session, bob: &mut Session) {
+    let now = at(100);
+    let record = seal(now, alice, b"from alice");
+    assert_eq!(open(now, bob, &record).unwrap(), b"from alice");
+    let record = seal(now, bob, b"from bob");
+    assert_eq!(open(now, alice, &record).unwrap(), b"from bob");
+    assert_eq!(alice.binding.id(), bob.binding.id());
+    let (mut ours, mut theirs) = ([0; 40], [0; 40]);
+    alice.binding.export("resume", b"context", &mut ours);
+    bob.binding.export("resume", b"context", &mut theirs);
+    assert_eq!(ours, theirs);
+    bob.binding.export("resume", b"other", &mut theirs);
+    assert_ne!(ours, theirs);
+}
+
+#[test]
+fn every_mode_and_suite_makes_a_channel() {
+    for (mode, suite) in all_pairs() {
+        let (mut alice, mut bob) = Pair::new(mode, suite, 1).sessions();
+        talk(&mut alice, &mut bob);
+    }
+}
+
+#[test]
+fn backends_understand_each_other() {
+    for (mode, suite) in all_pairs() {
+        for (ours, theirs) in [(Backend::best(), Backend::Portable), (Backend::Portable, Backend::best())] {
+            let (alice, bob) = (Party::new(), Party::new());
+            let (mut left, mut right) = (alice.config(&bob), bob.config(&alice));
+            (left.backend, right.backend) = (ours, theirs);
+            let (mut alice, mut bob) = Pair::with(mode, suite, 1, alice, bob, (left, right)).sessions();
+            talk(&mut alice, &mut bob);
+        }
+    }
+}
+
+#[test]
+fn a_handshake_survives_a_bad_link() {
+    for (mode, suite) in all_pairs() {
+        for seed in 0..12 {
+            let mut pair = Pair::new(mode, suite, seed);
+            pair.faults = Faults { lost: 25, duplicated: 25, reordered: 40, corrupted: 0 };
+            pair.run();
+            let established = pair.initiator_end.take().unwrap().unwrap();
+            let id = *established.session.binding.id();
+            let same = |end: &Result<onward_channels::Established, Failure>| {
+                end.as_ref().is_ok_and(|responder| *responder.session.binding.id() == id)
+            };
+            assert!(pair.responder_end.iter().any(|(_, end)| same(end)), "{mode:?} {suite:?} {seed}");
+        }
+    }
+}
+
+#[test]
+fn corruption_never_makes_two_ends_that_disagree() {
+    for seed in 0..40 {
+        let mut pair = Pair::new(Mode::ClassicalXx, Suite::ChaChaPoly, seed);
+        pair.faults = Faults { lost: 5, duplicated: 20, reordered: 20, corrupted: 30 };
+        pair.run();
+        if let Some(Ok(established)) = &pair.initiator_end {
+            let id = established.session.binding.id();
+            let agrees = pair
+                .responder_end
+                .iter()
+                .any(|(_, end)| end.as_ref().is_ok_and(|end| end.session.binding.id() == id));
+            assert!(agrees, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn messages_are_sent_again_at_their_times_and_then_the_handshake_fails() {
+    let mut pair = Pair::new(Mode::HybridXx, Suite::ChaChaPoly, 1);
+    pair.faults.lost = 100;
+    pair.run();
+    let times: Vec<u64> = pair.sent.iter().map(|(time, _)| time.as_secs()).collect();
+    assert_eq!(times, [0, 1, 2, 4, 8, 12, 16, 20, 24, 28]);
+    assert!(pair.sent.iter().all(|(_, packet)| *packet == pair.sent[0].1), "identical bytes");
+    assert!(matches!(pair.initiator_end, Some(Err(Failure::TimedOut))));
+    assert_eq!(pair.now.mono, Duration::from_secs(30));
+}
+
+#[test]
+fn a_lost_confirm_is_answered_anew() {
+    let mut pair = Pair::new(Mode::HybridXx, Suite::AesGcm, 1);
+    let mut lost = 0;
+    // Every CONFIRM but the third is lost.
+    while pair.initiator_end.is_none() {
+        pair.drain_initiator();
+        pair.drain_responders();
+        match pair.link.pop_front() {
+            Some(Packet::Back(_, bytes)) if bytes[0] != 0x89 && lost < 2 => lost += 1,
+            Some(packet) => pair.deliver(packet),
+            None => {
+                pair.now = at(u64::try_from(pair.now.mono.as_millis()).unwrap() + 500);
+                pair.initiator.handle(pair.now, Input::TimePassed);
+            }
+        }
+    }
+    assert!(pair.initiator_end.unwrap().is_ok());
+    assert_eq!(lost, 2);
+}
+
+#[test]
+fn records_before_the_confirm_are_kept_in_order() {
+    let mut pair = Pair::new(Mode::ClassicalXx, Suite::ChaChaPoly, 1);
+    // Up to the responder's CONFIRM, which is held back.
+    while pair.responder_end.is_empty() {
+        pair.drain_initiator();
+        pair.drain_responders();
+        if pair.responder_end.is_empty() {
+            let packet = pair.link.pop_front().unwrap();
+            pair.deliver(packet);
+        }
+    }
+    let confirm = pair.link.pop_front().unwrap();
+    let (now, (_, bob)) = (pair.now, pair.responder_end.pop().unwrap());
+    let mut bob = bob.unwrap().session;
+    let records: Vec<_> = (0..20u8).map(|number| seal(now, &mut bob, &[number])).collect();
+    for record in &records {
+        pair.initiator.handle(now, Input::Packet(record));
+        pair.initiator.handle(now, Input::Packet(record));
+        pair.initiator.handle(now, Input::Packet(&[0; 40]));
+    }
+    pair.initiator.handle(now, Input::Packet(confirm.bytes()));
+    pair.drain_initiator();
+    let mut established = pair.initiator_end.unwrap().unwrap();
+    assert_eq!(established.early, records[..16]);
+    for (number, early) in (0u8..).zip(established.early.clone()) {
+        assert_eq!(open(now, &mut established.session, &early).unwrap(), [number]);
+    }
+}
+
+#[test]
+fn n3_1_a_changed_first_message_is_never_answered_by_a_third() {
+    for (mode, suite) in [(Mode::ClassicalXx, Suite::ChaChaPoly), (Mode::HybridXx, Suite::AesGcm)] {
+        let bench = Bench::new(mode, suite);
+        let (_, first) = bench.initiator(1);
+        for (at, changed) in flipped(&first) {
+            if let Some((_, second)) = bench.responder(&changed) {
+                let (mut initiator, _) = bench.initiator(1);
+                assert_eq!(bench.third(&mut initiator, &second), None, "{mode:?} byte {at}");
+            }
+        }
+        for length in [0, 1, 20, first.len() / 2, first.len() - 1] {
+            assert!(bench.responder(&first[..length]).is_none(), "cut to {length}");
+        }
+        assert!(bench.responder(&[&first[..], &[0]].concat()).is_none(), "extended");
+    }
+}
+
+#[test]
+fn n3_1_a_changed_second_message_is_never_answered_by_a_third() {
+    for (mode, suite) in all_pairs() {
+        let bench = Bench::new(mode, suite);
+        let (_, first) = bench.initiator(1);
+        let (_, second) = bench.responder(&first).unwrap();
+        let broken = flipped(&second)
+            .chain([(second.len(), [&second[..], &[0]].concat())])
+            .chain((0..second.len()).step_by(97).map(|length| (length, second[..length].to_vec())));
+        for (at, changed) in broken {
+            let (mut initiator, _) = bench.initiator(1);
+            assert_eq!(bench.third(&mut initiator, &changed), None, "{mode:?} {suite:?} byte {at}");
+        }
+        let (mut initiator, _) = bench.initiator(1);
+        assert!(bench.third(&mut initiator, &second).is_some(), "the true one is");
+    }
+}
+
+#[test]
+fn n3_1_a_changed_third_message_makes_no_channel() {
+    for (mode, suite) in all_pairs() {
+        let bench = Bench::new(mode, suite);
+        let (mut initiator, first) = bench.initiator(1);
+        let (mut responder, second) = bench.responder(&first).unwrap();
+        let third = bench.third(&mut initiator, &second).unwrap();
+        let broken = flipped(&third)
+            .chain([(third.len(), [&third[..], &[0]].concat())])
+            .chain((0..third.len()).step_by(97).map(|length| (length, third[..length].to_vec())));
+        for (at, changed) in broken {
+            let (mut other, _) = bench.responder(&first).unwrap();
+            assert!(!establishes(&mut other, &changed), "{mode:?} {suite:?} byte {at}");
+        }
+        assert!(establishes(&mut responder, &third), "the true one does");
+    }
+}
+
+#[test]
+fn n3_1_messages_of_another_session_are_refused() {
+    for (mode, suite) in all_pairs() {
+        let bench = Bench::new(mode, suite);
+        let (mut initiator, first) = bench.initiator(1);
+        let (mut other_initiator, other_first) = bench.initiator(2);
+        let (mut responder, second) = bench.responder(&first).unwrap();
+        let (mut other_responder, other_second) = bench.responder(&other_first).unwrap();
+        assert_eq!(bench.third(&mut initiator, &other_second), None);
+        // A message of another handshake is dropped and changes nothing.
+        let third = bench.third(&mut initiator, &second).unwrap();
+        let other_third = bench.third(&mut other_initiator, &other_second).unwrap();
+        assert!(!establishes(&mut responder, &other_third));
+        assert!(establishes(&mut responder, &third));
+        assert!(establishes(&mut other_responder, &other_third));
+        // With the fields of the right handshake around it, it fails to authenticate.
+        let (mut initiator, _) = bench.initiator(1);
+        let hsid = hsid_of(&second);
+        let grafted = with_hsid(&other_second, hsid);
+        assert_eq!(bench.third(&mut initiator, &grafted), None);
+    }
+}
+
+/// The hsid lies behind the array's head, five small numbers and its own head.
+fn hsid_of(packet: &[u8]) -> [u8; 16] {
+    packet[7..23].try_into().unwrap()
+}
+
+fn with_hsid(packet: &[u8], hsid: [u8; 16]) -> Vec<u8> {
+    let mut changed = packet.to_vec();
+    changed[7..23].copy_from_slice(&hsid);
+    changed
+}
+
+/// Where `noise` begins: everything before it has a fixed length, and so has its head above 255 bytes.
+fn noise_at(packet: &[u8]) -> usize {
+    let head = match packet[25] {
+        0x58 => 2,
+        0x59 => 3,
+        _ => 1,
+    };
+    25 + head
+}
+
+#[test]
+fn n3_1_after_a_bad_answer_the_initiator_begins_anew() {
+    let bench = Bench::new(Mode::HybridXx, Suite::ChaChaPoly);
+    let (mut initiator, first) = bench.initiator(1);
+    let (_, mut second) = bench.responder(&first).unwrap();
+    let last = second.len() - 1;
+    second[last] ^= 1;
+    assert_eq!(bench.third(&mut initiator, &second), None);
+    let Output::Wait { until } = initiator.poll() else {
+        panic!("waits for the next attempt");
+    };
+    assert_eq!(until, Duration::from_secs(1));
+    initiator.handle(at(1000), Input::TimePassed);
+    let again = transmitted(&mut initiator).pop().unwrap();
+    assert_ne!(hsid_of(&again), hsid_of(&first));
+    assert_ne!(again[noise_at(&again)..][..32], first[noise_at(&first)..][..32], "a fresh ephemeral key");
+    let (mut responder, second) = bench.responder(&again).unwrap();
+    let third = bench.third(&mut initiator, &second).unwrap();
+    assert!(establishes(&mut responder, &third));
+}
+
+#[test]
+fn n3_2_ephemeral_keys_of_low_order_make_no_channel() {
+    let low_order = [
+        [0; 32],
+        *b"\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        point("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+        point("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+        point("ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+        point("edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+        point("eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+    ];
+    for (mode, suite) in all_pairs() {
+        let bench = Bench::new(mode, suite);
+        let (_, first) = bench.initiator(1);
+        let (_, second) = bench.responder(&first).unwrap();
+        for point in low_order {
+            let mut changed = first.clone();
+            let noise = noise_at(&changed);
+            changed[noise..noise + 32].copy_from_slice(&point);
+            assert!(bench.responder(&changed).is_none(), "in the first message");
+            let mut changed = second.clone();
+            let noise = noise_at(&changed);
+            changed[noise..noise + 32].copy_from_slice(&point);
+            let (mut initiator, _) = bench.initiator(1);
+            assert_eq!(bench.third(&mut initiator, &changed), None, "in the second message");
+        }
+    }
+}
+
+fn point(text: &str) -> [u8; 32] {
+    hex::decode(text).unwrap().try_into().unwrap()
+}
+
+/// What the initiator makes of a responder with this party's keys and another party's payload.
+fn failure_of(pair: &mut Pair) -> Failure {
+    pair.run();
+    match pair.initiator_end.take() {
+        Some(Err(failure)) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn sent_third(pair: &Pair) -> bool {
+    pair.sent.iter().any(|(_, packet)| matches!(packet, Packet::Forth(..)))
+}
+
+#[test]
+fn n3_3_an_attestation_of_another_static_key_gets_no_third_message() {
+    let (alice, mallory, bob) = (Party::new(), Party::new(), Party::new());
+    let mut local = (*mallory.local).clone();
+    local.payload.clone_from(&bob.local.payload);
+    let mut configs = (alice.config(&bob), mallory.config(&alice));
+    configs.1.local = Arc::new(local);
+    let to = bob.identifier();
+    let mut pair = Pair::with(Mode::HybridXx, Suite::ChaChaPoly, 1, alice, mallory, configs);
+    let config = Arc::new(pair.alice.config(&bob));
+    // Unbound, so that only the attestation stands in the way.
+    assert_eq!(config.trust.pins().next(), Some(&to));
+    pair.initiator = Initiator::new(at(0), config, Mode::HybridXx, Suite::ChaChaPoly, None, [1; 32]).unwrap();
+    assert!(matches!(failure_of(&mut pair), Failure::Untrusted(_)));
+    assert!(!sent_third(&pair));
+}
+
+#[test]
+fn n3_3_attestations_outside_their_time_get_no_third_message() {
+    for (iat, exp) in [(UNIX - 1000, UNIX - 1), (UNIX + 1000, UNIX + 2000)] {
+        let (alice, bob) = (Party::new(), Party::with_window(iat, exp));
+        let configs = (alice.config(&bob), bob.config(&alice));
+        let mut pair = Pair::with(Mode::ClassicalXx, Suite::ChaChaPoly, 1, alice, bob, configs);
+        assert!(matches!(failure_of(&mut pair), Failure::Untrusted(_)), "{iat}..{exp}");
+        assert!(!sent_third(&pair));
+    }
+}
+
+#[test]
+fn n3_3_a_peer_outside_the_policy_is_refused_on_both_sides() {
+    let (alice, bob, carol) = (Party::new(), Party::new(), Party::new());
+    let configs = (alice.config(&carol), bob.config(&alice));
+    let mut pair = Pair::with(Mode::HybridXx, Suite::ChaChaPoly, 1, alice, bob, configs);
+    assert!(matches!(failure_of(&mut pair), Failure::Untrusted(_)));
+    assert!(!sent_third(&pair), "the initiator's identity stays hidden");
+
+    let (alice, bob) = (Party::new(), Party::new());
+    let mut configs = (alice.config(&bob), bob.config(&alice));
+    configs.1.trust = Arc::new(Trust::default());
+    let mut pair = Pair::with(Mode::HybridXx, Suite::ChaChaPoly, 1, alice, bob, configs);
+    assert!(matches!(failure_of(&mut pair), Failure::TimedOut), "the responder is silent");
+    assert!(matches!(pair.responder_end[0].1, Err(Failure::Untrusted(_))));
+    let confirmed = |packet: &Packet| matches!(packet, Packet::Back(_, bytes) if bytes[0] != 0x89);
+    assert!(!pair.sent.iter().any(|(_, packet)| confirmed(packet)));
+}
+
+#[test]
+fn the_own_identity_is_refused_as_a_peer() {
+    let alice = Party::new();
+    let config = Arc::new(alice.config(&alice));
+    let refused = Initiator::new(
+        at(0),
+        Arc::clone(&config),
+        Mode::HybridXx,
+        Suite::ChaChaPoly,
+        Some(alice.identifier()),
+        [1; 32],
+    );
+    assert!(refused.is_err());
+    // Unbound, it is found out from the payload.
+    let (bench_mode, suite) = (Mode::ClassicalXx, Suite::ChaChaPoly);
+    let bench = Bench { bob: alice, alice: Party::new(), mode: bench_mode, suite };
+    let mut initiator = Initiator::new(at(0), config, bench_mode, suite, None, [1; 32]).unwrap();
+    let first = transmitted(&mut initiator).pop().unwrap();
+    let (_, second) = bench.responder(&first).unwrap();
+    assert_eq!(bench.third(&mut initiator, &second), None);
+}
+
+#[test]
+fn n3_5_ends_with_different_terms_exchange_no_third_message() {
+    for (mode, suite) in all_pairs() {
+        let bench = Bench::new(mode, suite);
+        let to = Some(bench.bob.identifier());
+        let initiator = |app: &[u8], to| {
+            let mut config = bench.alice.config(&bench.bob);
+            config.app = app.to_vec();
+            let mut initiator = Initiator::new(at(0), Arc::new(config), mode, suite, to, [1; 32]).unwrap();
+            let first = transmitted(&mut initiator).pop().unwrap();
+            (initiator, first)
+        };
+        let third = |initiator: &mut Initiator, first: &[u8]| {
+            let (_, second) = bench.responder(first)?;
+            bench.third(initiator, &second)
+        };
+        let (mut good, first) = initiator(b"", to);
+        assert!(third(&mut good, &first).is_some());
+        let (mut unbound, first) = initiator(b"", None);
+        assert!(third(&mut unbound, &first).is_some(), "an unbound handshake is allowed");
+        let (mut other_app, first) = initiator(b"other", to);
+        assert_eq!(third(&mut other_app, &first), None, "another application");
+        let (mut other_to, first) = initiator(b"", Some(Party::new().identifier()));
+        assert_eq!(third(&mut other_to, &first), None, "meant for another responder");
+        // Mode, suite and flags changed on the way, in both directions so that the fields still match.
+        for (field, values) in [(3, [1, 2]), (4, [1, 2]), (5, [0, 1])] {
+            let (mut initiator, first) = initiator(b"", to);
+            let mut changed = first.clone();
+            changed[field] = if first[field] == values[0] { values[1] } else { values[0] };
+            if let Some((_, mut second)) = bench.responder(&changed) {
+                second[field] = first[field];
+                assert_eq!(bench.third(&mut initiator, &second), None, "field {field}");
+            }
+        }
+    }
+}
+
+#[test]
+fn n3_5_pairs_outside_the_allow_list_are_dropped() {
+    let bench = Bench::new(Mode::ClassicalXx, Suite::ChaChaPoly);
+    let (_, first) = bench.initiator(1);
+    let config = Arc::new(bench.bob.config(&bench.alice));
+    let limits = onward_channels::ListenerLimits::default();
+    let mut listener = onward_channels::Listener::new(config, limits).unwrap();
+    let message = FirstMessage { flow: FLOW, behind: b"", packet: &first };
+    assert!(matches!(listener.receive(at(0), message, [1; 32]), Verdict::Drop));
+}
+
+#[test]
+fn n3_6_a_ciphertext_of_another_session_is_refused() {
+    for suite in [Suite::ChaChaPoly, Suite::AesGcm] {
+        let bench = Bench::new(Mode::HybridXx, suite);
+        let (mut initiator, first) = bench.initiator(1);
+        let (_, other_first) = bench.initiator(2);
+        let (_, mut second) = bench.responder(&first).unwrap();
+        let (_, other_second) = bench.responder(&other_first).unwrap();
+        // e is 32 bytes, then the sealed ML-KEM ciphertext of 1104.
+        let kem = noise_at(&second) + 32..noise_at(&second) + 32 + 1104;
+        second[kem.clone()].copy_from_slice(&other_second[kem]);
+        assert_eq!(bench.third(&mut initiator, &second), None);
+        // An encapsulation key with a coefficient out of range is refused before it is used.
+        let mut changed = first.clone();
+        let key = noise_at(&changed) + 32;
+        changed[key..key + 3].copy_from_slice(&[0xff; 3]);
+        assert!(bench.responder(&changed).is_none());
+    }
+}
+
+#[test]
+fn n3_9_without_a_confirm_the_handshake_fails() {
+    for (mode, suite) in all_pairs() {
+        let mut pair = Pair::new(mode, suite, 1);
+        while pair.initiator_end.is_none() {
+            let until = pair.drain_initiator();
+            pair.drain_responders();
+            match pair.link.pop_front() {
+                Some(Packet::Back(_, bytes)) if bytes[0] != 0x89 => {}
+                Some(packet) => pair.deliver(packet),
+                None if pair.initiator_end.is_some() => {}
+                None => {
+                    pair.set_time(until);
+                    pair.initiator.handle(pair.now, Input::TimePassed);
+                }
+            }
+        }
+        assert!(matches!(pair.initiator_end, Some(Err(Failure::TimedOut))));
+        assert_eq!(pair.now.mono, Duration::from_secs(30));
+    }
+}
+
+#[test]
+fn n3_9_a_confirm_of_another_binding_makes_no_channel() {
+    let mut pair = Pair::new(Mode::HybridXx, Suite::ChaChaPoly, 1);
+    while pair.responder_end.is_empty() {
+        pair.drain_initiator();
+        pair.drain_responders();
+        if pair.responder_end.is_empty() {
+            let packet = pair.link.pop_front().unwrap();
+            pair.deliver(packet);
+        }
+    }
+    let mut bob = pair.responder_end.pop().unwrap().1.unwrap().session;
+    let mut wrong = Vec::new();
+    let write = |body: &mut Vec<u8>| body.extend_from_slice(&[5; 32]);
+    bob.sealer.seal_into(pair.now, FrameType::Confirm, 32, write, &mut wrong).unwrap();
+    pair.initiator.handle(pair.now, Input::Packet(&wrong));
+    let confirm = pair.link.pop_front().unwrap();
+    pair.initiator.handle(pair.now, Input::Packet(confirm.bytes()));
+    pair.drain_initiator();
+    assert!(pair.initiator_end.is_none(), "the attempt is over, its true CONFIRM comes too late");
+    pair.run();
+    assert!(pair.initiator_end.unwrap().is_ok(), "the next attempt is not harmed");
+}
+
+#[test]
+fn n3_13_a_locked_slow_or_broken_key_service_ends_the_handshake() {
+    let bench = Bench::new(Mode::HybridXx, Suite::ChaChaPoly);
+    type Answer = fn(&mut Initiator);
+    let answers: [Answer; 3] = [
+        |initiator| initiator.handle(at(20), Input::AgreementFailed),
+        |initiator| initiator.handle(at(20), Input::Agreed(SharedSecret::new(&[0; 32]))),
+        |initiator| initiator.handle(at(2010), Input::TimePassed),
+    ];
+    for answer in answers {
+        let (mut initiator, first) = bench.initiator(1);
+        let (_, second) = bench.responder(&first).unwrap();
+        initiator.handle(at(10), Input::Packet(&second));
+        assert!(matches!(initiator.poll(), Output::Agree { .. }));
+        assert!(matches!(initiator.poll(), Output::Wait { until } if until == Duration::from_millis(2010)));
+        answer(&mut initiator);
+        assert!(matches!(initiator.poll(), Output::Failed(Failure::KeyService)));
+    }
+    // A wrong agreement makes no channel.
+    let (mut initiator, first) = bench.initiator(1);
+    let (mut responder, second) = bench.responder(&first).unwrap();
+    initiator.handle(at(10), Input::Packet(&second));
+    assert!(matches!(initiator.poll(), Output::Agree { .. }));
+    initiator.handle(at(10), Input::Agreed(SharedSecret::new(&[8; 32])));
+    let Output::Transmit(To::Peer, third) = initiator.poll() else {
+        panic!("it cannot know that the agreement is wrong");
+    };
+    assert!(!establishes(&mut responder, &third));
+}
+
+#[test]
+fn n3_13_a_responder_without_its_key_service_fails_silently() {
+    let bench = Bench::new(Mode::HybridXx, Suite::ChaChaPoly);
+    let (_, first) = bench.initiator(1);
+    let config = Arc::new(bench.bob.config(&bench.alice));
+    type Answer = fn(&mut Responder);
+    let answers: [Answer; 3] = [
+        |responder| responder.handle(at(20), Input::AgreementFailed),
+        |responder| responder.handle(at(20), Input::Agreed(SharedSecret::new(&[0; 32]))),
+        |responder| responder.handle(at(2000), Input::TimePassed),
+    ];
+    for answer in answers {
+        let mut listener =
+            onward_channels::Listener::new(Arc::clone(&config), crate::harness::all_modes()).unwrap();
+        let message = FirstMessage { flow: FLOW, behind: b"", packet: &first };
+        let Verdict::Accept { mut responder, .. } = listener.receive(at(0), message, [1; 32]) else {
+            panic!("a good first message is accepted");
+        };
+        assert!(matches!(responder.poll(), Output::Agree { .. }));
+        answer(&mut responder);
+        assert!(matches!(responder.poll(), Output::Failed(Failure::KeyService)));
+    }
+}
+
+#[test]
+fn rubbish_changes_no_state() {
+    let bench = Bench::new(Mode::ClassicalXx, Suite::AesGcm);
+    let (mut initiator, first) = bench.initiator(1);
+    let (mut responder, second) = bench.responder(&first).unwrap();
+    let mut dice = Dice(5);
+    let mut rubbish = |length: usize, first: u8| {
+        let mut bytes: Vec<u8> = (0..length).map(|_| dice.roll() as u8).collect();
+        bytes.iter_mut().take(1).for_each(|byte| *byte = first);
+        bytes
+    };
+    for length in 0..300 {
+        for first in [0x89, 0x00] {
+            let packet = rubbish(length, first);
+            initiator.handle(at(1), Input::Packet(&packet));
+            responder.handle(at(1), Input::Packet(&packet));
+        }
+    }
+    let third = bench.third(&mut initiator, &second).unwrap();
+    assert!(establishes(&mut responder, &third));
+}
