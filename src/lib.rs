@@ -1,1 +1,35 @@
-//! Placeholder.
+//! Messages that only the intended receiver can read, through anything that lies between.
+//!
+//! Workers on nodes exchange messages along *onward* and *return routes*, over any chain of hops and
+//! transports. Secure channels ride on routes: whatever lies between two identities only forwards.
+//!
+//! ```
+//! use onward::Node;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let node = Node::builder("orders").start().await?;
+//! node.serve("double", |n: u64| async move { Ok(n * 2) }).await?;
+//! let answer: u64 = node.route("double")?.ask(&21u64).await?;
+//! assert_eq!(answer, 42);
+//! # Ok(())
+//! # }
+//! ```
+
+#[cfg(feature = "channels")]
+pub use onward_node::{
+    Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
+    IdentityError, KeyError, ListenerLimits, Mode, Padding, Peer, SoftwareVault, Suite, Trust, Vault, VerifiedHistory,
+};
+pub use onward_node::{
+    Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute, ShutdownReport,
+    StateDir, StreamLimits, TransportError, WorkerLimits,
+};
+pub use onward_routing::{
+    Address, AddressError, DialRule, ErrorCode, FlowId, Kind, Message, Route, RouteError, RouteRef,
+};
+pub use onward_workers::{
+    AskError, Context, Counters, Echo, EndReason, Ended, Failure, FnWorker, Hop, NoReply, Payload, PayloadError, Raw,
+    Relay, Reply, Restart, Router, SendError, Serde, StartError, Strategy, Supervisor, SupervisorHandle, Worker,
+    WorkerHandle,
+};

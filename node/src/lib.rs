@@ -1,1 +1,34 @@
-//! Placeholder.
+//! A node: workers, transports and secure channels put together.
+//!
+//! The composition root. It owns what runs (tasks, sockets, channels) and shuts it down in order; it
+//! keeps no global state, so several nodes live in one process. Decisions of protocols are made in
+//! `onward-routing` and `onward-channels`; this crate has the clocks and drives them.
+//!
+//! Specification: docs/protocol.md.
+
+#[cfg(feature = "channels")]
+mod channel;
+mod error;
+mod limits;
+mod node;
+#[cfg(feature = "channels")]
+mod secure;
+mod state;
+
+#[cfg(feature = "channels")]
+pub use channel::{Channel, ChannelListener, ChannelOptions, Identity, Peer};
+#[cfg(feature = "channels")]
+pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
+#[cfg(feature = "channels")]
+pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Suite};
+#[cfg(feature = "channels")]
+pub use onward_keys::{Backend, KeyError, SoftwareVault, Vault};
+
+pub use error::NodeError;
+#[cfg(feature = "channels")]
+pub use limits::ChannelLimits;
+pub use limits::{LimitRow, Limits};
+pub use node::{Connection, Listener, ListenerInfo, Node, NodeBuilder, NodeRoute, ShutdownReport};
+pub use onward_transports::{StreamLimits, TransportError};
+pub use onward_workers::Limits as WorkerLimits;
+pub use state::StateDir;

@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use onward_routing::{Address, ErrorCode, Message, RouteRef};
 use tokio::sync::watch;
-use tokio::task::coop;
+use tokio::task::{AbortHandle, coop};
 
 use crate::context::{Context, with_scratch};
 use crate::error::StartError;
@@ -26,6 +26,7 @@ use crate::worker::Worker;
 pub struct WorkerHandle {
     mailbox: Arc<Mailbox>,
     ended: watch::Receiver<Option<EndReason>>,
+    task: AbortHandle,
 }
 
 impl WorkerHandle {
@@ -48,6 +49,17 @@ impl WorkerHandle {
         self.ended().await
     }
 
+    /// Drops the worker's task where it stands; whoever waits for an answer is told.
+    pub fn abort(&self) {
+        self.task.abort();
+    }
+
+    /// Whether the worker has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Waits until the worker has ended, and says why.
     pub async fn ended(&self) -> EndReason {
         let mut ended = self.ended.clone();
@@ -66,14 +78,29 @@ impl WorkerHandle {
 pub fn start<W: Worker>(router: &Arc<Router>, address: &Address, worker: W) -> Result<WorkerHandle, StartError> {
     let mailbox = open(router, address)?;
     let (sender, ended) = watch::channel(None);
-    let handle = WorkerHandle { mailbox: Arc::clone(&mailbox), ended };
-    let router = Arc::clone(router);
-    tokio::spawn(async move {
-        let reason = run(&router, &mailbox, worker).await;
-        close(&router, &mailbox, reason.clone());
+    let (router, own) = (Arc::clone(router), Arc::clone(&mailbox));
+    let task = tokio::spawn(async move {
+        // Closed also when the task is dropped in the middle.
+        let mut closing = Closing { router: &router, mailbox: &own, reason: EndReason::Stopped };
+        closing.reason = run(&router, &own, worker).await;
+        let reason = closing.reason.clone();
+        drop(closing);
         let _ = sender.send(Some(reason));
     });
-    Ok(handle)
+    Ok(WorkerHandle { mailbox, ended, task: task.abort_handle() })
+}
+
+/// Closes a worker's mailbox when its task ends, however it does.
+struct Closing<'a> {
+    router: &'a Arc<Router>,
+    mailbox: &'a Arc<Mailbox>,
+    reason: EndReason,
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        close(self.router, self.mailbox, self.reason.clone());
+    }
 }
 
 /// Opens a mailbox under an address.

@@ -1,0 +1,90 @@
+//! All bounds of a node, each owned by the crate that keeps it.
+
+use onward_transports::StreamLimits;
+
+/// The bounds of a node.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// Mailboxes, lanes, requests, payloads.
+    pub workers: onward_workers::Limits,
+    /// Connections over byte streams.
+    pub streams: StreamLimits,
+    /// Secure channels.
+    #[cfg(feature = "channels")]
+    pub channels: ChannelLimits,
+}
+
+/// The bounds of secure channels.
+#[cfg(feature = "channels")]
+#[derive(Clone, Debug, Default)]
+pub struct ChannelLimits {
+    /// Handshakes of one channel listener.
+    pub listener: onward_channels::ListenerLimits,
+}
+
+/// One bound, for people.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LimitRow {
+    /// Its name: crate and field.
+    pub name: &'static str,
+    /// Its value with the unit.
+    pub value: String,
+    /// What it bounds.
+    pub bounds: &'static str,
+}
+
+impl Limits {
+    /// Every bound with its value, in a fixed order.
+    #[must_use]
+    pub fn rows(&self) -> Vec<LimitRow> {
+        let row = |name, value: String, bounds| LimitRow { name, value, bounds };
+        let bytes = |bytes: usize| match bytes {
+            whole if whole >= 1 << 20 && whole % (1 << 20) == 0 => format!("{} MiB", whole >> 20),
+            whole if whole >= 1 << 10 && whole % (1 << 10) == 0 => format!("{} KiB", whole >> 10),
+            bytes => format!("{bytes} B"),
+        };
+        let (workers, streams) = (&self.workers, &self.streams);
+        let time = |time: std::time::Duration| format!("{time:?}");
+        #[cfg_attr(not(feature = "channels"), expect(unused_mut, reason = "rows of channels follow"))]
+        let mut rows = vec![
+            row("routing.addresses", onward_routing::ROUTE_ADDRESSES_MAX.to_string(), "addresses in a route"),
+            row("routing.route", bytes(onward_routing::ROUTE_BYTES_MAX), "encoding of a route"),
+            row("routing.header", bytes(onward_routing::HEADER_BYTES_MAX), "a message without its payload"),
+            row("routing.hops", onward_routing::HOPS_MAX.to_string(), "hops a message may have left"),
+            row("routing.meta", bytes(onward_routing::META_BYTES_MAX), "hints of a message"),
+            row("workers.payload", bytes(workers.payload_bytes), "payload of a message"),
+            row("workers.mailbox", bytes(workers.mailbox_bytes), "a worker's mailbox (an entry counts 256 B at least)"),
+            row("workers.lane", bytes(workers.lane_bytes), "messages of one connection for one full target"),
+            row("workers.send_wait", time(workers.send_wait), "how long a send waits for room"),
+            row("workers.worker_pause", time(workers.worker_pause), "how long a reader pauses for a full worker"),
+            row("workers.egress_pause", time(workers.egress_pause), "how long a reader pauses for a full egress"),
+            row("workers.asks", workers.asks.to_string(), "requests waiting for answers"),
+            row("workers.ask_deadline", time(workers.ask_deadline), "how long an ask waits by default"),
+            row("streams.preface", time(streams.preface), "a peer's preface"),
+            row("streams.frame", time(streams.frame), "one frame, first byte to last"),
+            row("streams.idle", time(streams.idle), "a silent connection"),
+            row("streams.keepalive", time(streams.keepalive), "sending nothing"),
+            row("streams.connections_per_ip", streams.connections_per_ip.to_string(), "connections from one address"),
+            row("streams.connections", streams.connections.to_string(), "connections of one listener"),
+            row("streams.send", bytes(streams.send_bytes), "bytes waiting to be sent on one connection"),
+            row("streams.unfinished", bytes(streams.unfinished_bytes), "receive buffers of all connections together"),
+            row("streams.connect", time(streams.connect), "being unreachable before messages are refused"),
+            row("streams.dialled", streams.dialled.to_string(), "connections dialled by messages"),
+        ];
+        #[cfg(feature = "channels")]
+        rows.extend([
+            row("channels.half_open", self.channels.listener.half_open_max.to_string(), "unfinished handshakes"),
+            row(
+                "channels.half_open_per_flow",
+                self.channels.listener.half_open_per_flow_max.to_string(),
+                "unfinished handshakes of one flow",
+            ),
+            row(
+                "channels.new_per_second",
+                self.channels.listener.new_per_second.to_string(),
+                "new handshakes of one flow without a cookie",
+            ),
+        ]);
+        rows
+    }
+}

@@ -1,0 +1,217 @@
+//! Whole nodes through the facade: real sockets, channels through hops, lost hops, full workers.
+
+use std::time::{Duration, Instant};
+
+use onward::{
+    AskError, ChannelOptions, Echo, ErrorCode, Failure, Limits, Listener, Mode, Node, NodeError, NoReply, Peer, Raw, Route, Suite, Trust,
+};
+
+const DRAIN: Duration = Duration::from_secs(2);
+
+async fn node(name: &str) -> Node {
+    Node::builder(name).start().await.unwrap()
+}
+
+fn raw(text: &str) -> Raw {
+    Raw(text.to_owned().into())
+}
+
+/// A service behind a hop, as two nodes; returns the hop's and the service's addresses.
+struct Chain {
+    hop: Node,
+    service: Node,
+    at_service: Listener,
+    hop_at: String,
+    service_at: String,
+}
+
+impl Chain {
+    async fn start() -> Self {
+        let mut limits = Limits::default();
+        limits.channels.listener.allowed.extend([(Mode::ClassicalXx, Suite::ChaChaPoly), (Mode::ClassicalXx, Suite::AesGcm)]);
+        let service = Node::builder("service").limits(limits).start().await.unwrap();
+        service.start_worker("echo", Echo).unwrap();
+        service.start_worker("open", Echo).unwrap();
+        let at_service = service.listen_tcp("127.0.0.1:0").await.unwrap();
+        at_service.expose("bank").unwrap();
+        at_service.expose("open").unwrap();
+        let service_at = at_service.name().to_owned();
+        let hop = node("hop").await;
+        let hop_at = start_hop(&hop, "127.0.0.1:0", &service_at).await;
+        Self { hop, service, at_service, hop_at, service_at }
+    }
+
+    fn route(&self, last: &str) -> Route {
+        format!("{} => hop => {} => {last}", self.hop_at, self.service_at).parse().unwrap()
+    }
+}
+
+async fn start_hop(hop: &Node, at: &str, to: &str) -> String {
+    hop.start_hop("hop").unwrap();
+    let listener = hop.listen_tcp(at).await.unwrap();
+    listener.expose("hop").unwrap();
+    listener.allow_dial(to).unwrap();
+    listener.name().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_request_passes_a_hop_and_comes_back() {
+    let chain = Chain::start().await;
+    let client = node("client").await;
+    let answer: Raw = client.route_along(chain.route("open")).ask(&raw("hi")).await.unwrap();
+    assert_eq!(answer, raw("hi"));
+    let error = client.route_along(chain.route("echo")).ask_within::<_, Raw>(&raw("hi"), Duration::from_millis(200)).await;
+    assert!(matches!(error, Err(AskError::Deadline(_))), "not exposed, and a transport is told nothing: {error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn channels_of_every_mode_and_suite_pass_a_hop() {
+    let chain = Chain::start().await;
+    let client = node("client").await;
+    let (alice, bank) = (client.create_identity().await.unwrap(), chain.service.create_identity().await.unwrap());
+    let listener_node = &chain.service;
+    for mode in [Mode::HybridXx, Mode::ClassicalXx] {
+        for suite in [Suite::ChaChaPoly, Suite::AesGcm] {
+            for backend in onward::Backend::available() {
+                let options = ChannelOptions { mode, suite, backend: *backend, ..ChannelOptions::default() };
+                let name = format!("bank-{mode:?}-{suite:?}-{backend:?}");
+                let accepting = listener_node
+                    .accept_channels_with(&name, &bank, Trust::pinned([alice.identifier()]), &options)
+                    .unwrap();
+                accepting.expose("echo").unwrap();
+                chain.at_service.expose(&name).unwrap();
+                let route = chain.route(&name);
+                let channel =
+                    client.open_channel_with(&alice, route, Peer::Identity(bank.identifier()), options).await.unwrap();
+                assert_eq!(channel.peer(), bank.identifier());
+                let to = client.route_along(channel.route_to("echo").unwrap());
+                for size in [0, 5, 4096, 20_000, 61_440, 65_536, 1_000_000] {
+                    let body = Raw(vec![7; size].into());
+                    let answer: Raw = to.ask(&body).await.unwrap();
+                    assert_eq!(answer, body);
+                }
+                channel.close();
+                assert!(matches!(to.ask::<_, Raw>(&raw("x")).await, Err(AskError::NotSent(_))));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_and_wrong_peers_get_no_channel() {
+    let chain = Chain::start().await;
+    let client = node("client").await;
+    let (alice, bank) = (client.create_identity().await.unwrap(), chain.service.create_identity().await.unwrap());
+    let accepting = chain.service.accept_channels("bank", &bank, Trust::pinned([bank.identifier()])).unwrap();
+    accepting.expose("echo").unwrap();
+    for peer in [Peer::Identity(bank.identifier()), Peer::Any(Trust::default()), Peer::Identity(alice.identifier())] {
+        let opening = client.open_channel(&alice, chain.route("bank"), peer);
+        match tokio::time::timeout(Duration::from_secs(3), opening).await {
+            Err(_) | Ok(Err(NodeError::Handshake(_) | NodeError::Channel(_))) => {}
+            Ok(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((client.channels(), chain.service.channels()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_hop_gives_a_typed_error_and_its_return_heals_the_channel() {
+    let chain = Chain::start().await;
+    let client = node("client").await;
+    let (alice, bank) = (client.create_identity().await.unwrap(), chain.service.create_identity().await.unwrap());
+    let accepting = chain.service.accept_channels("bank", &bank, Trust::pinned([alice.identifier()])).unwrap();
+    accepting.expose("echo").unwrap();
+    let channel =
+        client.open_channel(&alice, chain.route("bank"), Peer::Identity(bank.identifier())).await.unwrap();
+    let to = client.route_along(channel.route_to("echo").unwrap());
+    to.ask::<_, Raw>(&raw("before")).await.unwrap();
+    chain.hop.shutdown(DRAIN).await;
+    let began = Instant::now();
+    let within = Duration::from_secs(2);
+    let error = to.ask_within::<_, Raw>(&raw("lost"), within).await.unwrap_err();
+    assert!(began.elapsed() < within + Duration::from_secs(1), "{error}");
+    assert!(
+        matches!(error, AskError::Deadline(_) | AskError::ConnectionLost | AskError::NotSent(_) | AskError::Reported { .. }),
+        "{error}"
+    );
+    let again = node("hop").await;
+    start_hop(&again, chain.hop_at.trim_start_matches("tcp:"), &chain.service_at).await;
+    let healed = async {
+        while to.ask_within::<_, Raw>(&raw("after"), Duration::from_millis(500)).await.is_err() {}
+    };
+    tokio::time::timeout(Duration::from_secs(30), healed).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_worker_leaves_another_route_of_the_same_connection_alone() {
+    let service = node("service").await;
+    service.start_worker("fast", Echo).unwrap();
+    let stuck = |_: Raw| async { Ok::<_, Failure>(std::future::pending::<NoReply>().await) };
+    service.serve("slow", stuck).await.unwrap();
+    let listener = service.listen_tcp("127.0.0.1:0").await.unwrap();
+    listener.expose("fast").unwrap();
+    listener.expose("slow").unwrap();
+    listener.set_hop_errors(true);
+    let client = node("client").await;
+    let connection = client.connect_tcp(listener.local_address()).await.unwrap();
+    let (fast, slow) = (connection.route_to("fast").unwrap(), connection.route_to("slow").unwrap());
+    let flood = {
+        let slow = slow.clone();
+        tokio::spawn(async move {
+            for _ in 0..20_000 {
+                slow.send(&Raw(vec![1; 1024].into())).await.unwrap();
+            }
+        })
+    };
+    for _ in 0..200 {
+        fast.ask_within::<_, Raw>(&raw("hi"), Duration::from_secs(5)).await.unwrap();
+    }
+    flood.await.unwrap();
+    let refused = slow.ask_within::<_, Raw>(&raw("x"), Duration::from_secs(5)).await.unwrap_err();
+    assert!(matches!(refused, AskError::Reported { code: ErrorCode::Refused, .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn identities_survive_a_restart_and_a_rotation() {
+    let home = tempfile::tempdir().unwrap();
+    let start = async || Node::builder("n").state_dir(home.path().join("state")).start().await.unwrap();
+    let first = start().await;
+    let made = first.load_or_create_identity("alice").await.unwrap();
+    assert!(matches!(
+        Node::builder("n").state_dir(home.path().join("state")).start().await,
+        Err(NodeError::StateInUse(_))
+    ));
+    first.shutdown(DRAIN).await;
+    drop(first);
+    let second = start().await;
+    let loaded = second.load_or_create_identity("alice").await.unwrap();
+    assert_eq!(loaded.identifier(), made.identifier());
+    let rotated = second.rotate_identity("alice").await.unwrap();
+    assert_eq!(rotated.identifier(), made.identifier());
+    assert_ne!(rotated.export(), made.export());
+    assert_eq!(second.identities().unwrap(), ["alice"]);
+    second.shutdown(DRAIN).await;
+}
+
+#[tokio::test]
+async fn shutdown_finishes_what_was_accepted() {
+    let node = node("n").await;
+    node.serve("slow", |n: u64| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(n)
+    })
+    .await
+    .unwrap();
+    let asks: Vec<_> = (0..5u64)
+        .map(|n| {
+            let route = node.route("slow").unwrap();
+            tokio::spawn(async move { route.ask::<_, u64>(&n).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let report = node.shutdown(Duration::from_secs(5)).await;
+    assert_eq!((report.drained, report.cut_off), (1, 0));
+    for (n, ask) in asks.into_iter().enumerate() {
+        assert_eq!(ask.await.unwrap().unwrap(), n as u64);
+    }
+}
