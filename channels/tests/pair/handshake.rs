@@ -505,6 +505,23 @@ fn n3_5_ends_with_different_terms_exchange_no_third_message() {
 }
 
 #[test]
+fn n3_5_a_trusted_peer_cannot_answer_for_another() {
+    let (alice, bob, mallory) = (Party::new(), Party::new(), Party::new());
+    let mut configs = (alice.config(&bob), mallory.config(&alice));
+    configs.0.trust = Arc::new(Trust::pinned([bob.identifier(), mallory.identifier()]));
+    // Mallory binds the prologue to Bob, as the initiator did, and proves her own identity.
+    let mut local = (*mallory.local).clone();
+    local.identifier = bob.identifier();
+    configs.1.local = Arc::new(local);
+    let config = Arc::new(configs.0.clone());
+    let mut pair = Pair::with(Mode::HybridXx, Suite::ChaChaPoly, 1, alice, mallory, configs);
+    let to = Some(bob.identifier());
+    pair.initiator = Initiator::new(at(0), config, Mode::HybridXx, Suite::ChaChaPoly, to, [1; 32]).unwrap();
+    assert!(matches!(failure_of(&mut pair), Failure::Untrusted(_)));
+    assert!(!sent_third(&pair));
+}
+
+#[test]
 fn n3_5_pairs_outside_the_allow_list_are_dropped() {
     let bench = Bench::new(Mode::ClassicalXx, Suite::ChaChaPoly);
     let (_, first) = bench.initiator(1);
