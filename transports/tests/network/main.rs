@@ -1,4 +1,5 @@
 //! Routers that talk to each other through real sockets and through the network in memory.
+
 #![allow(clippy::unwrap_used, reason = "also in what tests share")]
 
 mod memory;
