@@ -61,8 +61,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // As a task: the main thread is none of the runtime's and costs a wake-up of its own.
     let asking = tokio::spawn(async move {
         for _ in 0..rounds {
-            let answer = sender.ask::<Raw, Raw>(&route, &Raw(vec![7; 64].into()), Duration::from_secs(5));
-            answer.await?;
+            let request = Raw(vec![7; 64].into());
+            sender.ask::<Raw, Raw>(&route, &request, Duration::from_secs(5)).await?;
         }
         Ok::<_, onward_workers::AskError>(())
     });
