@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use onward_routing::{Address, LinkFaults, Message};
 use onward_transports::{Connection, MemoryNetwork};
-use onward_workers::{Echo, Relay, Router, start};
+use onward_workers::{AskError, Echo, Relay, Router, start};
 
 use crate::{ask, name, no_route, route, router, start_counter};
 
@@ -156,4 +156,21 @@ async fn nothing_arrives_before_its_time_or_over_a_cut_link() {
     one.send(message()).await.unwrap();
     network.advance(Duration::from_secs(1)).await;
     assert_eq!(delivered(), 2);
+}
+
+#[tokio::test]
+async fn closing_one_end_delivers_what_was_sent_and_fails_the_asks_of_the_other() {
+    let network = MemoryNetwork::new(5);
+    let (one, other) = (router(), router());
+    let (out, into) = link(&network, &one, &other).await;
+    let got = start_counter(&one, &name("sink"));
+    one.reach_mut().expose(out.flow(), &name("sink")).unwrap();
+    let to_sink = route([into.address(), &name("sink")]);
+    other.send(Message::new(to_sink.as_ref(), no_route().as_ref(), b"last")).await.unwrap();
+    into.close(Duration::ZERO).await;
+    let unanswered = drive(&network, ask(&one, &route([out.address(), &name("echo")]), b"?")).await;
+    assert!(matches!(unanswered, Err(AskError::ConnectionLost)), "{unanswered:?}");
+    assert_eq!(got.load(Ordering::SeqCst), 1);
+    assert!(!one.has(out.address()) && !other.has(into.address()));
+    assert!(out.is_closed() && into.is_closed());
 }

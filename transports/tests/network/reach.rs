@@ -151,3 +151,16 @@ async fn n1_7_a_peer_does_not_reach_another_peers_connection() {
     server.router.send(Message::new(own.as_ref(), no_route().as_ref(), b"own")).await.unwrap();
     assert_eq!(other.receive().await.payload(), b"own");
 }
+
+#[tokio::test]
+async fn n1_8_a_payload_one_byte_above_the_limit_is_dropped_and_the_next_message_is_not() {
+    let server = Server::start(StreamLimits::default());
+    let sink = start_counter(&server.router, &name("sink"));
+    server.expose(&name("sink"));
+    let mut peer = Wire::connect(&server).await;
+    peer.send(&route([&name("sink")]), &no_route(), &vec![0; (1 << 20) + 1]).await;
+    peer.settle().await;
+    assert_eq!(sink.load(Ordering::SeqCst), 0);
+    peer.send(&route([&name("sink")]), &no_route(), &vec![0; 1 << 20]).await;
+    until("a payload of the limit arrives", || sink.load(Ordering::SeqCst) == 1).await;
+}
