@@ -113,6 +113,7 @@ impl Connection {
         let mut status = self.inner.status.clone();
         let settled = status.wait_for(|status| !matches!(status, Status::Connecting)).await;
         match settled.as_deref() {
+            _ if self.is_closed() => Err(TransportError::Closed),
             Ok(Status::Unreachable(error)) => Err(error.clone()),
             Ok(_) => Ok(()),
             Err(_) => Err(TransportError::Closed),

@@ -88,7 +88,7 @@ impl Buffer {
     /// Puts the rest of a frozen buffer into the empty one.
     pub(crate) async fn refill(&mut self, rest: &[u8]) {
         // Where large frames came, more will: a small buffer would mean a system call for every 4 KiB.
-        if !self.grow_now(BUFFER_USUAL.max(rest.len())) {
+        if !self.grow_now(BUFFER_USUAL.max(rest.len())) && rest.len() > self.bytes.len() {
             self.grow(rest.len()).await;
         }
         self.bytes[..rest.len()].copy_from_slice(rest);
@@ -154,5 +154,83 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.streams.unfinished.give_cost(self.charged);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::StreamLimits;
+
+    fn streams(unfinished_bytes: usize) -> Arc<Streams> {
+        Streams::new(StreamLimits { unfinished_bytes, ..StreamLimits::default() })
+    }
+
+    fn receive(buffer: &mut Buffer, count: usize) {
+        buffer.free()[..count].fill(1);
+        buffer.received(count);
+    }
+
+    #[tokio::test]
+    async fn n2_1_a_buffer_is_at_most_double_of_what_was_received_for_a_frame() {
+        let mut buffer = Buffer::new(streams(1 << 20));
+        let whole = 300_000;
+        while buffer.filled < whole + LENGTH_HEAD {
+            buffer.make_room(Some(whole)).await;
+            assert!(buffer.bytes.len() <= BUFFER_MIN.max(2 * buffer.filled));
+            let count = buffer.free().len().min(1000);
+            receive(&mut buffer, count);
+        }
+        assert!(buffer.bytes.len() < whole + LENGTH_HEAD + GROW_MIN);
+    }
+
+    #[tokio::test]
+    async fn unfinished_frames_of_all_connections_share_one_bound() {
+        let streams = streams(64 * 1024);
+        let mut one = Buffer::new(Arc::clone(&streams));
+        let mut other = Buffer::new(Arc::clone(&streams));
+        receive(&mut other, BUFFER_MIN);
+        for _ in 0..4 {
+            let count = one.free().len();
+            receive(&mut one, count);
+            one.make_room(Some(1 << 20)).await;
+        }
+        assert_eq!(one.bytes.len(), BUFFER_MIN << 4);
+        // What is left does not do for the other; it waits until memory comes back.
+        other.grow_for_speed();
+        assert_eq!(other.bytes.len(), BUFFER_MIN);
+        {
+            let mut waiting = std::pin::pin!(other.make_room(Some(1 << 20)));
+            let no_time = std::time::Duration::ZERO;
+            assert!(tokio::time::timeout(no_time, &mut waiting).await.is_ok(), "4 KiB are left");
+        }
+        receive(&mut other, BUFFER_MIN);
+        {
+            let mut waiting = std::pin::pin!(other.make_room(Some(1 << 20)));
+            let no_time = std::time::Duration::ZERO;
+            assert!(tokio::time::timeout(no_time, &mut waiting).await.is_err());
+            drop(one);
+            waiting.await;
+        }
+        assert_eq!(other.bytes.len(), 4 * BUFFER_MIN);
+        other.consume(other.filled);
+        other.shrink();
+        assert_eq!(other.bytes.len(), BUFFER_MIN);
+        assert!(streams.unfinished.try_take(64 * 1024), "all came back");
+    }
+
+    #[tokio::test]
+    async fn a_frozen_buffer_is_shared_and_gives_its_charge_back() {
+        let streams = streams(64 * 1024);
+        let mut buffer = Buffer::new(Arc::clone(&streams));
+        buffer.grow_for_speed();
+        buffer.free()[..3].copy_from_slice(b"abc");
+        buffer.received(3);
+        let frozen = buffer.freeze();
+        assert_eq!((&frozen[..], buffer.filled()), (&b"abc"[..], &b""[..]));
+        buffer.refill(&frozen[1..]).await;
+        assert_eq!(buffer.filled(), b"bc");
+        drop(buffer);
+        assert!(streams.unfinished.try_take(64 * 1024), "all came back");
     }
 }

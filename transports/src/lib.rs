@@ -9,6 +9,11 @@
 //!
 //! Specification: docs/protocol.md §2.
 
+#![cfg_attr(
+    not(any(feature = "tcp", feature = "unix")),
+    allow(dead_code, reason = "streams serve TCP and Unix sockets alone")
+)]
+
 mod connection;
 mod dial;
 mod egress;

@@ -9,7 +9,6 @@ use onward_workers::Room;
 
 /// The bounds of stream connections; each is documented with its default.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct StreamLimits {
     /// How long a peer may take for its preface, by default 5 s.
     pub preface: Duration,

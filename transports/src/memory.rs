@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onward_routing::{LENGTH_HEAD, Link, LinkFaults};
+use onward_routing::{Delivery, LENGTH_HEAD, Link, LinkFaults};
 use onward_workers::{Ingress, Router};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -26,14 +26,15 @@ pub struct MemoryNetwork {
 struct State {
     seed: u64,
     now: Duration,
-    ends: Vec<End>,
+    /// The ends of link `n` are at `2n` and `2n + 1`; `None` once closed.
+    ends: Vec<Option<End>>,
     /// Packets under way, by time of arrival and, for equal times, in the order they were sent.
     under_way: BTreeMap<(Duration, u64), Packet>,
     sent: u64,
     damaged: u64,
 }
 
-/// One end of a link; the other is the neighbour with the last bit of the index flipped.
+/// One end of a link; the other's index differs in the last bit.
 struct End {
     registration: Registration,
     ingress: Ingress,
@@ -63,7 +64,8 @@ impl MemoryNetwork {
     }
 
     /// Joins two routers by a link with these faults in both directions; the first connection is
-    /// `one`'s, the second `other`'s.
+    /// `one`'s, the second `other`'s. Closing one of them ends both, once what was sent has arrived, as
+    /// the clock is turned; dropping them ends nothing.
     ///
     /// # Errors
     /// [`TransportError::NoAddress`].
@@ -90,10 +92,10 @@ impl MemoryNetwork {
     /// Cuts the link a connection belongs to, or mends it; packets under way still arrive.
     pub async fn cut(&self, connection: &Connection, cut: bool) {
         let mut state = self.state().await;
-        let at = state.ends.iter().position(|end| end.registration.egress.flow == connection.flow());
-        if let Some(at) = at {
-            state.ends[at].link.cut(cut);
-            state.ends[at ^ 1].link.cut(cut);
+        let has_flow = |end: &End| end.registration.egress.flow == connection.flow();
+        let found = state.ends.chunks_mut(2).find(|link| link.iter().flatten().any(has_flow));
+        for end in found.into_iter().flatten().flatten() {
+            end.link.cut(cut);
         }
     }
 
@@ -127,38 +129,54 @@ impl State {
         egress.open(router);
         let ingress = Ingress::new(Arc::clone(router), egress.flow, egress.address.clone());
         let link = Link::new(faults, self.seed.wrapping_add(self.ends.len() as u64));
-        self.ends.push(End { registration, ingress, link, batch: Batch::default() });
+        self.ends.push(Some(End { registration, ingress, link, batch: Batch::default() }));
         Ok(Connection::established(egress))
     }
 
     /// Puts what the routers have sent on its way.
     fn collect(&mut self) {
-        for (from, end) in self.ends.iter_mut().enumerate() {
-            end.registration.egress.take(&mut end.batch);
-            let bytes =
-                end.batch.pieces().iter().flat_map(|piece| piece.iter().copied()).collect::<Vec<u8>>();
-            end.batch.clear();
-            end.registration.egress.written();
-            let mut rest = &bytes[..];
-            while let Some((head, behind)) = rest.split_first_chunk::<LENGTH_HEAD>() {
-                let (packet, behind) = behind.split_at(u32::from_be_bytes(*head) as usize);
-                rest = behind;
-                for delivery in end.link.send(self.now, packet) {
-                    self.sent += 1;
-                    let packet = Packet { to: from ^ 1, bytes: delivery.packet };
-                    self.under_way.insert((delivery.at, self.sent), packet);
-                }
+        for from in 0..self.ends.len() {
+            let to = from ^ 1;
+            let Some(end) = &mut self.ends[from] else { continue };
+            // Asked before the last frames are taken: nothing is added to them once it is closing.
+            let is_closing = end.registration.egress.is_draining();
+            for delivery in end.send(self.now) {
+                self.sent += 1;
+                let packet = Packet { to, bytes: delivery.packet };
+                self.under_way.insert((delivery.at, self.sent), packet);
+            }
+            let is_left = self.ends[to].is_none() && self.under_way.values().all(|packet| packet.to != from);
+            if is_closing || is_left {
+                self.ends[from] = None;
             }
         }
     }
 
     async fn deliver(&mut self, packet: Packet) {
-        let ingress = &mut self.ends[packet.to].ingress;
+        let Some(End { ingress, .. }) = &mut self.ends[packet.to] else { return };
         match ingress.accept(&packet.bytes) {
             Ok(None) => {}
             Ok(Some(blocked)) => ingress.pause(blocked).await,
             Err(_) => self.damaged += 1,
         }
+    }
+}
+
+impl End {
+    /// Takes the frames out of the egress and lets the link decide what becomes of each.
+    fn send(&mut self, now: Duration) -> Vec<Delivery> {
+        self.registration.egress.take(&mut self.batch);
+        let bytes: Vec<u8> = self.batch.pieces().iter().flat_map(|piece| piece.iter().copied()).collect();
+        self.batch.clear();
+        self.registration.egress.written();
+        let mut deliveries = Vec::new();
+        let mut rest = &bytes[..];
+        while let Some((head, behind)) = rest.split_first_chunk::<LENGTH_HEAD>() {
+            let (packet, behind) = behind.split_at(u32::from_be_bytes(*head) as usize);
+            deliveries.extend(self.link.send(now, packet));
+            rest = behind;
+        }
+        deliveries
     }
 }
 

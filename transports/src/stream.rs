@@ -56,7 +56,7 @@ pub(crate) enum Lost {
     #[error("the stream ended within a frame")]
     Truncated,
     #[error("a frame is no message")]
-    Decode(#[from] DecodeError),
+    Decode(#[source] DecodeError),
     #[error("the stream failed")]
     Io(#[from] io::Error),
 }
@@ -181,14 +181,19 @@ async fn deliver(
             continue;
         }
         egress.touch();
-        let blocked = if length > SHARED_MIN {
+        let accepted = if length > SHARED_MIN {
             let memory = shared.get_or_insert_with(|| buffer.freeze());
-            ingress.accept_shared(&memory.slice(start..end))?
+            ingress.accept_shared(&memory.slice(start..end))
         } else {
-            ingress.accept(&shared.as_deref().unwrap_or_else(|| buffer.filled())[start..end])?
+            ingress.accept(&shared.as_deref().unwrap_or_else(|| buffer.filled())[start..end])
         };
-        if let Some(blocked) = blocked {
-            ingress.pause(blocked).await;
+        match accepted {
+            Ok(None) => {}
+            Ok(Some(blocked)) => ingress.pause(blocked).await,
+            Err(DecodeError::Malformed) => return Err(Lost::Decode(DecodeError::Malformed)),
+            // A message of a later version or beyond this node's limits is no fault of a peer that only
+            // passes it on; it is dropped, and the frames behind it stand where they should.
+            Err(error) => tracing::debug!(connection = %egress.address, %error, "a message was dropped"),
         }
     };
     match shared {
@@ -259,5 +264,177 @@ async fn progress(stuck: Duration, write: impl Future<Output = io::Result<usize>
         Err(_) => Err(Lost::Stuck),
         Ok(Ok(0)) => Err(Lost::Io(io::ErrorKind::WriteZero.into())),
         Ok(result) => Ok(result?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::Registration;
+    use onward_routing::{Address, FlowId, Message, Route, RouteRef};
+    use onward_workers::{Echo, Limits, Router, start};
+    use tokio::io::DuplexStream;
+    use tokio::task::JoinHandle;
+
+    /// An accepted connection whose peer is the test; the clock stands still unless all wait.
+    struct Served {
+        router: Arc<Router>,
+        flow: FlowId,
+        task: JoinHandle<Result<(), Lost>>,
+        peer: DuplexStream,
+        began: Instant,
+    }
+
+    fn serve() -> Served {
+        let router = Router::new(Limits::default()).unwrap();
+        let registration = Registration::new(&router, None, 256 * 1024).unwrap();
+        let flow = registration.egress.flow;
+        let (own, peer) = tokio::io::duplex(64 * 1024);
+        let served = Arc::clone(&router);
+        let task = tokio::spawn(async move {
+            let streams = Streams::new(StreamLimits::default());
+            let mut halves = tokio::io::split(own);
+            greet(&mut halves.0, &mut halves.1, &streams.limits).await?;
+            let egress = &registration.egress;
+            egress.open(&served);
+            let mut ingress = Ingress::new(Arc::clone(&served), egress.flow, egress.address.clone());
+            carry(&mut halves, egress, &mut ingress, &streams).await
+        });
+        Served { router, flow, task, peer, began: Instant::now() }
+    }
+
+    fn frame(to: &str, payload: &[u8]) -> Vec<u8> {
+        let onward = Route::from(Address::local(to).unwrap());
+        let ret = Route::from(Address::local("me").unwrap());
+        let mut bytes = vec![0; LENGTH_HEAD];
+        Message::new(onward.as_ref(), ret.as_ref(), payload).encode(&mut bytes);
+        let length = (bytes.len() - LENGTH_HEAD) as u32;
+        bytes[..LENGTH_HEAD].copy_from_slice(&length.to_be_bytes());
+        bytes
+    }
+
+    async fn lost(task: JoinHandle<Result<(), Lost>>) -> Lost {
+        task.await.unwrap().unwrap_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn n2_2_a_preface_that_trickles_ends_after_5_s() {
+        let mut served = serve();
+        for byte in &PREFACE[..7] {
+            served.peer.write_all(&[*byte]).await.unwrap();
+            sleep(Duration::from_millis(600)).await;
+        }
+        assert!(matches!(lost(served.task).await, Lost::SlowPreface));
+        assert_eq!(served.began.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn n2_2_a_frame_that_trickles_ends_after_20_s() {
+        let mut served = serve();
+        served.peer.write_all(&PREFACE).await.unwrap();
+        sleep(Duration::from_secs(7)).await;
+        let trickle = tokio::spawn(async move {
+            for byte in frame("echo", &[0; 100]) {
+                if served.peer.write_all(&[byte]).await.is_err() {
+                    return;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        assert!(matches!(lost(served.task).await, Lost::SlowFrame));
+        assert_eq!(served.began.elapsed().as_secs(), 27);
+        trickle.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_hears_keepalives_and_is_left_after_120_s() {
+        let mut served = serve();
+        served.peer.write_all(&PREFACE).await.unwrap();
+        let mut heard = Vec::new();
+        served.peer.read_to_end(&mut heard).await.unwrap();
+        assert!(matches!(lost(served.task).await, Lost::Idle));
+        assert_eq!(served.began.elapsed().as_secs(), 120);
+        assert_eq!(heard, [&PREFACE[..], &KEEPALIVE, &KEEPALIVE].concat());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keepalives_keep_a_connection() {
+        let mut served = serve();
+        served.peer.write_all(&PREFACE).await.unwrap();
+        for _ in 0..10 {
+            sleep(Duration::from_secs(40)).await;
+            served.peer.write_all(&KEEPALIVE).await.unwrap();
+        }
+        assert!(!served.task.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_preface_ends_the_connection_and_unknown_capabilities_do_not() {
+        for (at, is_taken) in [(0, false), (4, false), (5, true), (6, false), (7, false)] {
+            let mut served = serve();
+            let mut preface = PREFACE;
+            preface[at] ^= 0x20;
+            served.peer.write_all(&preface).await.unwrap();
+            served.peer.shutdown().await.unwrap();
+            assert_eq!(served.task.await.unwrap().is_ok(), is_taken, "byte {at}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_way_to_cut_frames_into_reads_gives_the_same_answers() {
+        let message = [frame("echo", b"one"), frame("echo", &[7; 40_000]), frame("echo", b"two")].concat();
+        for piece in [1, 3, 1000, 20_000, message.len()] {
+            let served = serve();
+            let echo = Address::local("echo").unwrap();
+            start(&served.router, &echo, Echo).unwrap();
+            served.router.reach_mut().expose(served.flow, &echo).unwrap();
+            let (mut from_peer, mut to_peer) = tokio::io::split(served.peer);
+            let bytes = [&PREFACE[..], &message].concat();
+            let sending = tokio::spawn(async move {
+                for piece in bytes.chunks(piece) {
+                    to_peer.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                to_peer
+            });
+            let mut preface = [0; 8];
+            from_peer.read_exact(&mut preface).await.unwrap();
+            for expected in [&b"one"[..], &[7; 40_000], b"two"] {
+                let length = from_peer.read_u32().await.unwrap() as usize;
+                let mut answer = vec![0; length];
+                from_peer.read_exact(&mut answer).await.unwrap();
+                let answer = Message::decode(&answer, 1 << 20, None).unwrap();
+                assert_eq!(answer.payload(), expected, "in pieces of {piece}");
+                assert_eq!(answer.ret(), RouteRef::default());
+            }
+            sending.await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn n1_8_a_frame_above_the_limit_or_cut_short_ends_the_connection() {
+        let mut served = serve();
+        served.peer.write_all(&PREFACE).await.unwrap();
+        served.peer.write_all(&((1 << 20) + 3 * 1024 + 1_u32).to_be_bytes()).await.unwrap();
+        assert!(matches!(lost(served.task).await, Lost::TooBig));
+
+        let mut served = serve();
+        served.peer.write_all(&PREFACE).await.unwrap();
+        served.peer.write_all(&frame("echo", b"cut")[..9]).await.unwrap();
+        served.peer.shutdown().await.unwrap();
+        assert!(matches!(lost(served.task).await, Lost::Truncated));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_are_no_message_end_the_connection_and_a_later_version_does_not() {
+        let mut served = serve();
+        served.peer.write_all(&PREFACE).await.unwrap();
+        let mut later = frame("echo", b"");
+        later[5] = 2;
+        served.peer.write_all(&later).await.unwrap();
+        served.peer.write_all(&[0, 0, 0, 1, 0xff]).await.unwrap();
+        let mut rest = Vec::new();
+        served.peer.read_to_end(&mut rest).await.unwrap();
+        assert!(matches!(lost(served.task).await, Lost::Decode(DecodeError::Malformed)));
     }
 }

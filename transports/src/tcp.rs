@@ -23,7 +23,6 @@ use crate::stream::Halves;
 
 /// Options of TCP sockets.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct TcpOptions {
     /// Sends small segments at once, by default on: frames are gathered before they are written.
     pub nodelay: bool,

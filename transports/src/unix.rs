@@ -27,7 +27,6 @@ use crate::stream::Halves;
 
 /// Options of Unix sockets.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct UnixOptions {
     /// Where `unix:name` is looked for; made with mode 0700 if missing.
     pub directory: PathBuf,
@@ -67,12 +66,12 @@ impl UnixTransport {
         let path = self.path(at)?;
         let shown = path.display().to_string();
         let failed = |source| TransportError::Listen { at: shown.clone(), source: Arc::new(source) };
-        let owner = private_directory(&self.options.directory).map_err(failed)?;
+        private_directory(&self.options.directory).map_err(failed)?;
         if is_alive(&path).await.map_err(failed)? {
             return Err(TransportError::InUse(shown));
         }
         let listener = bind(&path).map_err(failed)?;
-        let owner = self.options.owner_only.then_some(owner);
+        let owner = self.options.owner_only.then(|| rustix::process::geteuid().as_raw());
         let acceptor = UnixAcceptor { listener, owner, socket: SocketFile(path) };
         Ok(Listener::start(router, &self.streams, acceptor, shown))
     }
@@ -123,17 +122,15 @@ impl fmt::Debug for UnixTransport {
     }
 }
 
-/// Makes the directory if need be, and requires that nobody else may change it; returns its owner.
-fn private_directory(directory: &Path) -> io::Result<u32> {
+/// Makes the directory if need be, and requires that nobody else may change it.
+fn private_directory(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let metadata = fs::metadata(directory)?;
-    if metadata.mode() & 0o022 != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "others may write to the socket's directory",
-        ));
+    let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    if is_ours && metadata.mode() & 0o022 == 0 {
+        return Ok(());
     }
-    Ok(metadata.uid())
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, "others may change the socket's directory"))
 }
 
 /// Whether somebody listens on the socket; removes a socket on which nobody does.
