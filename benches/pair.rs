@@ -1,0 +1,160 @@
+//! Two nodes, connected over TCP, with or without a secure channel and a hop node between them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use onward::{Channel, ChannelListener, Connection, Echo, Identity, Listener, Node, NodeRoute, Peer, Route, Trust};
+
+/// A client and a server, and how the client reaches workers of the server.
+pub struct Pair {
+    pub client: Node,
+    pub server: Node,
+    way: Way,
+    _listener: Listener,
+    _hop: Option<(Node, Listener)>,
+}
+
+enum Way {
+    Tcp(Connection, Listener),
+    Channel(Box<Secured>),
+}
+
+struct Secured {
+    channel: Channel,
+    listener: ChannelListener,
+    alice: Identity,
+    bank: Identity,
+    route: Route,
+}
+
+fn must<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Handshakes are counted in thousands on one connection: the rate limit is another bench's matter.
+fn limits() -> onward::Limits {
+    let mut limits = onward::Limits::default();
+    limits.channels.listener.new_per_second = 1_000_000;
+    limits.channels.listener.new_burst = 1_000_000;
+    limits.channels.listener.half_open_per_flow_max = 1024;
+    limits.channels.listener.half_open_per_flow_cookie = 1024;
+    limits
+}
+
+impl Pair {
+    /// Connected over TCP, without a channel.
+    pub async fn tcp() -> Self {
+        let (client, server) = nodes().await;
+        let listener = must(server.listen_tcp("127.0.0.1:0").await);
+        must(listener.expose("echo"));
+        let connection = must(client.connect_tcp(listener.local_address()).await);
+        Self { client, server, way: Way::Tcp(connection, listener.clone()), _listener: listener, _hop: None }
+    }
+
+    /// With a secure channel, through a hop node if `hop`.
+    pub async fn channel(hop: bool) -> Self {
+        let (client, server) = nodes().await;
+        let listener = must(server.listen_tcp("127.0.0.1:0").await);
+        must(listener.expose("bank"));
+        let (hop, connection, rest) = if hop {
+            let node = must(Node::builder("hop").start().await);
+            must(node.start_hop("hop"));
+            let at = must(node.listen_tcp("127.0.0.1:0").await);
+            must(at.expose("hop"));
+            must(at.allow_dial(listener.name()));
+            let connection = must(client.connect_tcp(at.local_address()).await);
+            (Some((node, at)), connection, format!("hop => {} => bank", listener.name()))
+        } else {
+            (None, must(client.connect_tcp(listener.local_address()).await), "bank".to_owned())
+        };
+        let route = must(connection.route_to(&rest)).route().clone();
+        let (alice, bank) = (must(client.create_identity().await), must(server.create_identity().await));
+        let trust = Trust::pinned([alice.identifier()]);
+        let accepting = must(server.accept_channels("bank", &bank, trust));
+        must(accepting.expose("echo"));
+        let channel = must(client.open_channel(&alice, route.clone(), Peer::Identity(bank.identifier())).await);
+        let secured = Secured { channel, listener: accepting, alice, bank, route };
+        Self { client, server, way: Way::Channel(Box::new(secured)), _listener: listener, _hop: hop }
+    }
+
+    /// The route to a worker of the server, which is exposed to the client.
+    pub fn open(&self, worker: &str) -> NodeRoute {
+        match &self.way {
+            Way::Tcp(connection, listener) => {
+                must(listener.expose(worker));
+                must(connection.route_to(worker))
+            }
+            Way::Channel(secured) => {
+                must(secured.listener.expose(worker));
+                self.client.route_along(must(secured.channel.route_to(worker)))
+            }
+        }
+    }
+
+    /// One more channel beside the first.
+    pub async fn another_channel(&self) -> Channel {
+        let Way::Channel(secured) = &self.way else { panic!("a pair without channels") };
+        let peer = Peer::Identity(secured.bank.identifier());
+        must(self.client.open_channel(&secured.alice, secured.route.clone(), peer).await)
+    }
+
+    /// Handshakes per second with `tasks` in flight; each side verifies the other's chain. With
+    /// `known` false every initiator is an identity the server has not seen before.
+    pub async fn handshakes(&self, tasks: usize, run: Duration, known: bool) -> f64 {
+        let Way::Channel(secured) = &self.way else { panic!("a pair without channels") };
+        let strangers = if known { Vec::new() } else { self.strangers(tasks * 24).await };
+        let strangers = Arc::new(std::sync::Mutex::new(strangers));
+        let listener = if known { None } else { Some(self.listener_for_all(&strangers)) };
+        let route = match &listener {
+            Some(name) => must(secured.route.with_last(&must(onward::Address::local(name)))),
+            None => secured.route.clone(),
+        };
+        let started = Instant::now();
+        let mut set = tokio::task::JoinSet::new();
+        for _ in 0..tasks {
+            let (client, alice, route) = (self.client.clone(), secured.alice.clone(), route.clone());
+            let (peer, strangers) = (Peer::Identity(secured.bank.identifier()), Arc::clone(&strangers));
+            set.spawn(async move {
+                let mut done = 0u64;
+                while started.elapsed() < run {
+                    let stranger = strangers.lock().ok().and_then(|mut all| all.pop());
+                    let identity = match (known, stranger) {
+                        (true, _) => alice.clone(),
+                        (false, Some(stranger)) => stranger,
+                        (false, None) => break,
+                    };
+                    must(client.open_channel(&identity, route.clone(), peer.clone()).await).close();
+                    done += 1;
+                }
+                done
+            });
+        }
+        let done: u64 = set.join_all().await.into_iter().sum();
+        done as f64 / started.elapsed().as_secs_f64()
+    }
+
+    async fn strangers(&self, count: usize) -> Vec<Identity> {
+        let mut strangers = Vec::new();
+        for _ in 0..count {
+            strangers.push(must(self.client.create_identity().await));
+        }
+        strangers
+    }
+
+    fn listener_for_all(&self, strangers: &std::sync::Mutex<Vec<Identity>>) -> String {
+        let Way::Channel(secured) = &self.way else { panic!("a pair without channels") };
+        let identifiers: Vec<_> =
+            strangers.lock().map(|all| all.iter().map(Identity::identifier).collect()).unwrap_or_default();
+        let name = format!("bank{}", self.server.router().random() % 1_000_000_000);
+        must(self.server.accept_channels(&name, &secured.bank, Trust::pinned(identifiers)));
+        must(self._listener.expose(&name));
+        name
+    }
+}
+
+async fn nodes() -> (Node, Node) {
+    let client = must(Node::builder("client").limits(limits()).start().await);
+    let server = must(Node::builder("server").limits(limits()).start().await);
+    must(server.start_worker("echo", Echo));
+    (client, server)
+}
