@@ -130,7 +130,7 @@ pub(crate) struct NodeStart {
     #[arg(long, env = "ONWARD_CONFIG", hide_env = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Longest time to finish in after Ctrl-C or SIGTERM
-    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME", hide_short_help = true)]
     pub(crate) drain: Duration,
     /// Return once it runs and leave it in the background
     #[arg(long)]
@@ -172,13 +172,13 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) plain: bool,
     /// Identity that proves who answers (default: the worker's name)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub(crate) identity: Option<String>,
     /// Messages handled at the same time
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256), hide_short_help = true)]
     pub(crate) jobs: u16,
     /// Longest time to finish in after Ctrl-C or SIGTERM
-    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME", hide_short_help = true)]
     pub(crate) drain: Duration,
     /// The program and its arguments, behind `--`
     #[arg(last = true, requires = "exec", value_name = "PROGRAM")]
@@ -306,7 +306,8 @@ pub(crate) enum DemoPart {
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let at = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
-    let number: u64 = number.parse().map_err(|_| "give a number with a unit, such as 500ms, 5s or 2m".to_owned())?;
+    let number: u64 =
+        number.parse().map_err(|_| "give a number with a unit, such as 500ms, 5s or 2m".to_owned())?;
     match unit {
         "ms" => Ok(Duration::from_millis(number)),
         "" | "s" => Ok(Duration::from_secs(number)),
@@ -334,7 +335,8 @@ const SEND_EXAMPLES: &str = "Examples:
   onward send 'tcp:127.0.0.1:4001 => secure => upper' hello --peer bank
   echo hello | onward send 'tcp:127.0.0.1:4001 => upper' - --plain";
 
-const ASK_EXAMPLES: &str = "With --peer the last address is the worker inside the channel and the one before it the
+const ASK_EXAMPLES: &str =
+    "With --peer the last address is the worker inside the channel and the one before it the
 channel listener; everything before them only carries bytes that it cannot read.
 
 Examples:

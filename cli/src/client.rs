@@ -16,7 +16,9 @@ pub(crate) async fn start_node(name: &str, state_dir: Option<PathBuf>) -> Result
     };
     builder.start().await.map_err(|error| match error {
         NodeError::StateInUse(_) => CliError::node(Code::IdentityInUse, "the identity is in use", error),
-        NodeError::State { .. } => CliError::node(Code::StateWrite, "the state directory cannot be used", error),
+        NodeError::State { .. } => {
+            CliError::node(Code::StateWrite, "the state directory cannot be used", error)
+        }
         error => CliError::node(Code::Internal, "the node cannot start", error),
     })
 }
@@ -24,8 +26,9 @@ pub(crate) async fn start_node(name: &str, state_dir: Option<PathBuf>) -> Result
 /// The identity `name` in the state directory of `node`, made if need be.
 pub(crate) async fn identity(state: &State, node: &Node, name: &str) -> Result<Identity, CliError> {
     let identity = node.load_or_create_identity(name).await;
-    let identity = identity
-        .map_err(|error| CliError::node(Code::Identity, format!("identity `{name}` cannot be used"), error))?;
+    let identity = identity.map_err(|error| {
+        CliError::node(Code::Identity, format!("identity `{name}` cannot be used"), error)
+    })?;
     state.publish_history(name, &identity.export())?;
     Ok(identity)
 }
@@ -71,18 +74,21 @@ pub(crate) fn trust(state: &State, peers: &[String], any: bool) -> Result<Trust,
     if peers.is_empty() {
         return Err(CliError::new(Code::TrustMissing, "nobody is trusted to open channels"));
     }
-    let pinned: Result<Vec<Identifier>, CliError> = peers.iter().map(|peer| resolve_peer(state, peer)).collect();
+    let pinned: Result<Vec<Identifier>, CliError> =
+        peers.iter().map(|peer| resolve_peer(state, peer)).collect();
     Ok(Trust::pinned(pinned?))
 }
 
 fn parse_identifier(text: &str) -> Result<Identifier, CliError> {
-    text.trim().parse().map_err(|error| CliError::new(Code::Peer, format!("`{text}` is no identifier")).because(error))
+    text.trim()
+        .parse()
+        .map_err(|error| CliError::new(Code::Peer, format!("`{text}` is no identifier")).because(error))
 }
 
 /// The identifier of an exported identity, whose history must hold.
 pub(crate) fn exported_identifier(path: &str, exported: &str) -> Result<Identifier, CliError> {
     let history = VerifiedHistory::from_text(exported.trim());
-    history
-        .map(|history| history.identifier())
-        .map_err(|error| CliError::new(Code::Peer, format!("{path} holds no exported identity")).because(error))
+    history.map(|history| history.identifier()).map_err(|error| {
+        CliError::new(Code::Peer, format!("{path} holds no exported identity")).because(error)
+    })
 }

@@ -38,7 +38,7 @@ pub(crate) struct NodePlan {
     #[arg(long, value_name = "WORKER")]
     pub(crate) channel_expose: Vec<String>,
     /// Identity of the channel listener (default: the node's name)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub(crate) identity: Option<String>,
     /// The node's name; on the command line it is the argument.
     #[arg(skip)]
@@ -140,7 +140,9 @@ mod tests {
 
     #[test]
     fn a_file_has_the_keys_of_the_options() {
-        let plan = read("name = \"edge\"\nlisten = [\"tcp:127.0.0.1:0\"]\nhop = [\"hop\"]\ntrust-any = true\n").unwrap();
+        let plan =
+            read("name = \"edge\"\nlisten = [\"tcp:127.0.0.1:0\"]\nhop = [\"hop\"]\ntrust-any = true\n")
+                .unwrap();
         assert_eq!(plan.name.as_deref(), Some("edge"));
         assert_eq!(plan.hop, ["hop"]);
         assert!(plan.trust_any);

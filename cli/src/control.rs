@@ -250,7 +250,11 @@ impl ControlClient {
     }
 
     /// As [`ControlClient::connect`], from a node that exists already.
-    pub(crate) async fn connect_from(node: Node, state: &State, name: Option<&str>) -> Result<Self, CliError> {
+    pub(crate) async fn connect_from(
+        node: Node,
+        state: &State,
+        name: Option<&str>,
+    ) -> Result<Self, CliError> {
         let name = which_node(state, name)?;
         let failed = |name: &str| CliError::new(Code::Control, format!("node `{name}` does not answer"));
         let path = state.control_socket(&name);
@@ -273,10 +277,13 @@ impl ControlClient {
         let route = self.connection.route_to(CONTROL);
         let route = route.map_err(|error| CliError::node(Code::Internal, "no route to the node", error))?;
         match route.ask_within(&request, PATIENCE).await {
-            Ok(Answer::Failed(reason)) => Err(CliError::new(Code::Control, format!("node `{}`: {reason}", self.name))),
+            Ok(Answer::Failed(reason)) => {
+                Err(CliError::new(Code::Control, format!("node `{}`: {reason}", self.name)))
+            }
             Ok(answer) => Ok(answer),
             Err(error) => {
-                Err(CliError::new(Code::Control, format!("node `{}` does not answer", self.name)).because(error))
+                Err(CliError::new(Code::Control, format!("node `{}` does not answer", self.name))
+                    .because(error))
             }
         }
     }

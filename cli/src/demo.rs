@@ -32,7 +32,10 @@ const TEXT_BYTES_MAX: usize = 64 * 1024;
 pub(crate) async fn chain(text: Option<String>, output: Output) -> Result<(), CliError> {
     let text = text.unwrap_or_else(|| TEXT.to_owned());
     if text.len() > TEXT_BYTES_MAX {
-        return Err(CliError::new(Code::InputTooBig, format!("the text has more than {TEXT_BYTES_MAX} bytes")));
+        return Err(CliError::new(
+            Code::InputTooBig,
+            format!("the text has more than {TEXT_BYTES_MAX} bytes"),
+        ));
     }
     output.say("starting a client, two hops and a service, each a process of its own");
     let journey = tokio::select! {
@@ -90,8 +93,13 @@ fn to_text(journey: &Journey) -> String {
         journey.journey_ms
     );
     let _ = writeln!(text);
-    let _ = writeln!(text, "The text and a random tag, {} bytes, were looked for as they are, in hexadecimal,", journey.text_bytes);
-    let _ = writeln!(text, "base64 and UTF-16, in all bytes that a hop received and in each process's memory:");
+    let _ = writeln!(
+        text,
+        "The text and a random tag, {} bytes, were looked for as they are, in hexadecimal,",
+        journey.text_bytes
+    );
+    let _ =
+        writeln!(text, "base64 and UTF-16, in all bytes that a hop received and in each process's memory:");
     let _ = writeln!(text, "  {:<10}{:>10}{:>14}{:>16}  found", "", "forwarded", "bytes seen", "memory");
     for station in journey.stations() {
         let _ = writeln!(text, "{}", row(station));
@@ -100,7 +108,9 @@ fn to_text(journey: &Journey) -> String {
     let _ = match journey.ok() {
         Some(true) => writeln!(text, "ok: read at both ends and nowhere between"),
         Some(false) => writeln!(text, "NOT ok"),
-        None => writeln!(text, "undecided: some memory was not searched (another user's process, or no /proc)"),
+        None => {
+            writeln!(text, "undecided: some memory was not searched (another user's process, or no /proc)")
+        }
     };
     text
 }

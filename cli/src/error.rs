@@ -48,7 +48,9 @@ impl CliError {
             AskError::NotSent(send) => (Code::of(send_code(send)), "the message was not sent"),
             AskError::Reported { code, .. } => (Code::of(*code), "the request failed on its way"),
             AskError::Deadline(_) => (Code::Deadline, "no answer came in time"),
-            AskError::ConnectionLost => (Code::Unreachable, "the connection was lost while waiting for the answer"),
+            AskError::ConnectionLost => {
+                (Code::Unreachable, "the connection was lost while waiting for the answer")
+            }
             AskError::Answer(_) => (Code::AnswerForm, "the answer cannot be read"),
             AskError::TooManyAsks => (Code::TooManyAsks, "too many requests are waiting"),
             _ => (Code::Internal, "the request failed"),
@@ -82,7 +84,11 @@ impl CliError {
 
     /// The failure as people read it, ending with a line break.
     pub(crate) fn to_text(&self, colour: bool) -> String {
-        let mut text = format!("{}: {}\n", paint_error(&format!("error[{}]", self.code.number()), colour), self.sentence);
+        let mut text = format!(
+            "{}: {}\n",
+            paint_error(&format!("error[{}]", self.code.number()), colour),
+            self.sentence
+        );
         for cause in self.causes() {
             let _ = writeln!(text, "  cause: {cause}");
         }
@@ -159,7 +165,9 @@ mod tests {
     #[test]
     fn an_error_reads_like_rustc_says_it() {
         let io = std::io::Error::new(std::io::ErrorKind::AddrInUse, "address in use");
-        let error = CliError::new(Code::Listen, "cannot listen on tcp:127.0.0.1:4000").because(io).help("take another port");
+        let error = CliError::new(Code::Listen, "cannot listen on tcp:127.0.0.1:4000")
+            .because(io)
+            .help("take another port");
         assert_eq!(
             error.to_text(false),
             "error[E0301]: cannot listen on tcp:127.0.0.1:4000\n  cause: address in use\n  help: take another port\n  more: onward explain E0301\n"

@@ -44,7 +44,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[OsString]) -> Result<(), CliError> {
     if arguments.iter().any(|argument| argument == "=") {
-        return Err(CliError::new(Code::Unquoted, "the shell took the `>` of an unquoted route for a redirection"));
+        return Err(CliError::new(
+            Code::Unquoted,
+            "the shell took the `>` of an unquoted route for a redirection",
+        ));
     }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -71,13 +74,15 @@ fn unparsed(error: &clap::Error) -> Result<(), CliError> {
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let words = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("onward <COMMAND>");
-        return Err(CliError::new(Code::Usage, "a command is missing").help(format!("{words}; onward help lists all")));
+        return Err(CliError::new(Code::Usage, "a command is missing")
+            .help(format!("{words}; onward help lists all")));
     }
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default().trim_start_matches("error: ");
     // What is missing or possible stands in the lines up to the usage.
     let details: Vec<&str> = lines.by_ref().take_while(|line| !line.starts_with("Usage:")).collect();
-    let (tips, named): (Vec<&str>, Vec<&str>) = details.into_iter().partition(|line| line.starts_with("tip: "));
+    let (tips, named): (Vec<&str>, Vec<&str>) =
+        details.into_iter().partition(|line| line.starts_with("tip: "));
     let failed = CliError::new(Code::Usage, [&[first], &named[..]].concat().join(" "));
     Err(match tips.first() {
         Some(tip) => failed.help(tip.trim_start_matches("tip: ")),
@@ -86,8 +91,11 @@ fn unparsed(error: &clap::Error) -> Result<(), CliError> {
 }
 
 fn asks_for_json(arguments: &[OsString]) -> bool {
-    let words: Vec<_> = arguments.iter().skip(1).map(|word| word.to_string_lossy()).take_while(|word| word != "--").collect();
-    let joined = words.iter().any(|word| ["--output=json", "--output=jsonl", "-ojson", "-ojsonl"].contains(&word.as_ref()));
+    let words: Vec<_> =
+        arguments.iter().skip(1).map(|word| word.to_string_lossy()).take_while(|word| word != "--").collect();
+    let joined = words
+        .iter()
+        .any(|word| ["--output=json", "--output=jsonl", "-ojson", "-ojsonl"].contains(&word.as_ref()));
     let separate = words.windows(2).any(|pair| {
         ["-o", "--output"].contains(&pair[0].as_ref()) && ["json", "jsonl"].contains(&pair[1].as_ref())
     });
@@ -99,8 +107,9 @@ fn start_log() -> Result<(), CliError> {
     use tracing_subscriber::EnvFilter;
 
     let selected = std::env::var("ONWARD_LOG").unwrap_or_else(|_| "warn".to_owned());
-    let filter = EnvFilter::try_new(&selected)
-        .map_err(|error| CliError::new(Code::Environment, format!("ONWARD_LOG is `{selected}`")).because(error))?;
+    let filter = EnvFilter::try_new(&selected).map_err(|error| {
+        CliError::new(Code::Environment, format!("ONWARD_LOG is `{selected}`")).because(error)
+    })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     match std::env::var("ONWARD_LOG_FORMAT").as_deref() {
         Ok("json") => log.json().init(),

@@ -66,7 +66,8 @@ impl Table {
         };
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let mut text = String::new();
-        let head: Vec<String> = self.columns.iter().map(|name| name.replace('_', " ").to_uppercase()).collect();
+        let head: Vec<String> =
+            self.columns.iter().map(|name| name.replace('_', " ").to_uppercase()).collect();
         for row in std::iter::once(&head).chain(&cells) {
             let line: Vec<String> =
                 row.iter().zip(&widths).map(|(value, width)| format!("{value:<width$}")).collect();
@@ -173,6 +174,9 @@ mod tests {
         let mut table = Table::new("things", &["name", "count_max", "in"]);
         table.row([json!("a"), json!(10), json!(["x", "y"])]);
         table.row([json!("long-name"), Value::Null, json!([])]);
-        assert_eq!(table.to_text(), "NAME       COUNT MAX  IN\na          10         x, y\nlong-name  -          -\n");
+        assert_eq!(
+            table.to_text(),
+            "NAME       COUNT MAX  IN\na          10         x, y\nlong-name  -          -\n"
+        );
     }
 }

@@ -154,7 +154,9 @@ impl Handler {
         };
         match found {
             true => Ok(()),
-            false => Err(CliError::new(Code::Program, format!("there is no program `{}`", program.display()))),
+            false => {
+                Err(CliError::new(Code::Program, format!("there is no program `{}`", program.display())))
+            }
         }
     }
 
@@ -178,6 +180,8 @@ async fn run_program(words: &[OsString], payload: &[u8]) -> Result<Vec<u8>, Fail
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
+        // Ctrl-C is for the service, which lets its programs finish.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
     let (input, output) = (child.stdin.take(), child.stdout.take());

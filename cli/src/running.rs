@@ -43,8 +43,9 @@ impl Running {
         let mut identifier = None;
         if let (Some(address), Some(trust)) = (&plan.channels, trust) {
             let identity: Identity = client::identity(state, &node, identity_name).await?;
-            let listener =
-                node.accept_channels(address, &identity, trust).map_err(|error| worker_failed(address, error))?;
+            let listener = node
+                .accept_channels(address, &identity, trust)
+                .map_err(|error| worker_failed(address, error))?;
             for worker in &plan.channel_expose {
                 listener.expose(worker).map_err(|error| worker_failed(worker, error))?;
             }

@@ -148,7 +148,8 @@ impl State {
             std::thread::sleep(Duration::from_millis(10));
         }
         let pid = std::process::id().to_string();
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(pid.as_bytes()));
+        let written =
+            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(pid.as_bytes()));
         written.map_err(|error| unwritable(&path, error))?;
         // The lock proves that whoever made this socket is gone.
         let socket = self.control_socket(name);
@@ -237,7 +238,8 @@ pub(crate) fn checked_name(name: &str) -> Result<&str, CliError> {
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension(format!("new-{}", std::process::id()));
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
@@ -262,7 +264,9 @@ fn private_dir(path: &Path) -> Result<(), CliError> {
     let shown = path.display();
     if metadata.uid() != rustix::process::geteuid().as_raw() {
         let sentence = format!("{shown} belongs to somebody else");
-        return Err(CliError::new(Code::StateUnsafe, sentence).help("set ONWARD_HOME to a directory of your own"));
+        return Err(
+            CliError::new(Code::StateUnsafe, sentence).help("set ONWARD_HOME to a directory of your own")
+        );
     }
     if metadata.mode() & 0o077 != 0 {
         let mode = metadata.mode() & 0o777;
@@ -338,10 +342,10 @@ mod tests {
         state.routes().add("pin", "hop => bank").unwrap();
         state.routes().add("a.b", "x").unwrap();
         let entries = state.routes().entries().unwrap();
-        assert_eq!(entries.into_iter().collect::<Vec<_>>(), [
-            ("a.b".to_owned(), "x".to_owned()),
-            ("pin".to_owned(), "hop => bank".to_owned()),
-        ]);
+        assert_eq!(
+            entries.into_iter().collect::<Vec<_>>(),
+            [("a.b".to_owned(), "x".to_owned()), ("pin".to_owned(), "hop => bank".to_owned()),]
+        );
         state.routes().remove("pin").unwrap();
         assert_eq!(state.routes().remove("pin").unwrap_err().code(), Code::NoEntry);
         assert_eq!(fs::metadata(state.home().join("routes.toml")).unwrap().mode() & 0o777, 0o600);

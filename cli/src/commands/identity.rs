@@ -35,8 +35,9 @@ pub(crate) async fn run(state: &State, command: IdentityCommand, output: Output)
             public(state, &name)?;
             let node = client::start_node("identity", Some(state.identity_dir(&name)?)).await?;
             let rotated = node.rotate_identity(&name).await;
-            let identity = rotated
-                .map_err(|error| CliError::node(Code::Identity, format!("identity `{name}` keeps its key"), error))?;
+            let identity = rotated.map_err(|error| {
+                CliError::node(Code::Identity, format!("identity `{name}` keeps its key"), error)
+            })?;
             state.publish_history(&name, &identity.export())?;
             let identifier = identity.identifier().to_string();
             output.object(

@@ -24,6 +24,24 @@ struct Ready {
     _held: Held,
 }
 
+impl Ready {
+    /// With the endpoint that the route begins with, if it does, connected to.
+    async fn connected(self) -> Result<Self, CliError> {
+        let addresses: Vec<_> = self.end.route().iter().map(|address| address.to_owned()).collect();
+        let Some((endpoint, rest)) =
+            addresses.split_first().filter(|(first, _)| first.kind() == onward::Kind::Tcp)
+        else {
+            return Ok(self);
+        };
+        let connection = self.node.connect_tcp(endpoint.value()).await;
+        let connection = connection
+            .map_err(|error| CliError::node(Code::Connect, format!("cannot connect to {endpoint}"), error))?;
+        let route = Route::new(std::iter::once(connection.address()).chain(rest))
+            .map_err(|error| CliError::new(Code::Route, "the route is too long").because(error))?;
+        Ok(Self { end: self.node.route_along(route), ..self })
+    }
+}
+
 /// What must live as long as the message is under way.
 struct Held {
     _channel: Option<onward::Channel>,
@@ -62,6 +80,8 @@ pub(crate) async fn send(state: &State, message: Message, output: Output) -> Res
     let bytes = payload.0.len();
     let sending = async {
         let ready = prepare(state, &message).await?;
+        // Nobody waits for an answer, so the command must not end before the connection stands.
+        let ready = ready.connected().await?;
         let sent = ready.end.send(&payload).await.map_err(|error| CliError::ask(&ready.shown, error));
         // Shutting down writes out what waits in the connection's queue.
         ready.node.shutdown(message.deadline).await;
@@ -107,8 +127,9 @@ async fn prepare(state: &State, message: &Message) -> Result<Ready, CliError> {
         return Ok(Ready { node, end, shown, _held: Held { _channel: None, _control: control } });
     };
     let (listener, worker) = split_last(&route).ok_or_else(|| {
-        CliError::new(Code::Route, format!("`{shown}` has no channel listener before the worker"))
-            .help("with --peer a route ends in LISTENER => WORKER, such as 'tcp:127.0.0.1:4001 => secure => upper'")
+        CliError::new(Code::Route, format!("`{shown}` has no channel listener before the worker")).help(
+            "with --peer a route ends in LISTENER => WORKER, such as 'tcp:127.0.0.1:4001 => secure => upper'",
+        )
     })?;
     let identity = match name {
         Some(name) => client::identity(state, &node, name).await?,
@@ -120,9 +141,9 @@ async fn prepare(state: &State, message: &Message) -> Result<Ready, CliError> {
     let channel = node.open_channel(&identity, listener, Peer::Identity(peer)).await.map_err(|error| {
         CliError::node(Code::Channel, format!("no channel could be opened along `{shown}`"), error)
     })?;
-    let inner = channel
-        .route_to(&worker)
-        .map_err(|error| CliError::node(Code::Route, format!("`{worker}` cannot be reached in a channel"), error))?;
+    let inner = channel.route_to(&worker).map_err(|error| {
+        CliError::node(Code::Route, format!("`{worker}` cannot be reached in a channel"), error)
+    })?;
     let end = node.route_along(inner);
     Ok(Ready { node, end, shown, _held: Held { _channel: Some(channel), _control: control } })
 }
@@ -153,7 +174,8 @@ fn split_last(route: &Route) -> Option<(Route, String)> {
 
 /// What is to be sent: the text, a file, or standard input.
 fn payload(message: &Message) -> Result<Raw, CliError> {
-    let unreadable = |name: &str, error| CliError::new(Code::Input, format!("{name} cannot be read")).because(error);
+    let unreadable =
+        |name: &str, error| CliError::new(Code::Input, format!("{name} cannot be read")).because(error);
     let bytes = match (&message.file, message.text.as_deref()) {
         (Some(path), _) if path.as_os_str() != "-" => {
             let name = path.display().to_string();
@@ -168,7 +190,10 @@ fn payload(message: &Message) -> Result<Raw, CliError> {
         _ => bounded(std::io::stdin().lock()).map_err(|error| unreadable("standard input", error))?,
     };
     if bytes.len() as u64 > PAYLOAD_BYTES_MAX {
-        return Err(CliError::new(Code::InputTooBig, format!("there are more than {PAYLOAD_BYTES_MAX} bytes to send")));
+        return Err(CliError::new(
+            Code::InputTooBig,
+            format!("there are more than {PAYLOAD_BYTES_MAX} bytes to send"),
+        ));
     }
     Ok(Raw(bytes.into()))
 }
@@ -189,7 +214,9 @@ mod tests {
 
     #[test]
     fn the_last_two_addresses_are_the_listener_and_the_worker() {
-        let split = |text: &str| split_last(&text.parse().unwrap()).map(|(route, worker)| (route.to_string(), worker));
+        let split = |text: &str| {
+            split_last(&text.parse().unwrap()).map(|(route, worker)| (route.to_string(), worker))
+        };
         assert_eq!(split("tcp:h:1 => bank => upper"), Some(("tcp:h:1 => bank".into(), "upper".into())));
         assert_eq!(split("tcp:h:1 => upper"), None, "an endpoint is no channel listener");
         assert_eq!(split("upper"), None);

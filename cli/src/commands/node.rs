@@ -1,5 +1,7 @@
 //! `onward node`: start, stop and list nodes.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -30,7 +32,9 @@ async fn start(state: &State, start: NodeStart, output: Output) -> Result<(), Cl
     };
     let name = start.name.clone().or_else(|| plan.name.clone()).unwrap_or_else(|| "node".to_owned());
     checked_name(&name)?;
-    if plan.channels.is_none() && (plan.trust_any || !plan.trust.is_empty() || !plan.channel_expose.is_empty()) {
+    if plan.channels.is_none()
+        && (plan.trust_any || !plan.trust.is_empty() || !plan.channel_expose.is_empty())
+    {
         return Err(CliError::new(Code::Usage, "trust and channel exposures need a channel listener")
             .help("add --channels NAME"));
     }
@@ -42,7 +46,13 @@ async fn start(state: &State, start: NodeStart, output: Output) -> Result<(), Cl
         let _ = rustix::process::setsid();
     }
     let mut running = Running::start(state, &name, &plan).await?;
-    announce(&name, &running.endpoints(), running.identifier.map(|id| id.to_string()), std::process::id(), output)?;
+    announce(
+        &name,
+        &running.endpoints(),
+        running.identifier.map(|id| id.to_string()),
+        std::process::id(),
+        output,
+    )?;
     let drain = running.until_stopped(start.drain).await?;
     output.say(&format!("node `{name}` finishes what it has in hand, {drain:?} at most"));
     let report = running.node.shutdown(drain).await;
@@ -61,8 +71,10 @@ async fn in_background(state: &State, name: &str, output: Output) -> Result<(), 
         return Err(CliError::new(Code::NodeRuns, format!("a node named `{name}` already runs")));
     }
     let log_path = state.node_dir(name)?.join("log");
-    let log = std::fs::File::create(&log_path)
-        .map_err(|error| CliError::new(Code::StateWrite, "the node's log cannot be written").because(error))?;
+    let log =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&log_path).map_err(
+            |error| CliError::new(Code::StateWrite, "the node's log cannot be written").because(error),
+        )?;
     let words = std::env::args_os().skip(1).filter(|word| word != "--background");
     let program = std::env::current_exe().map_err(|error| failed("cannot be started").because(error))?;
     let mut child = Command::new(program)
@@ -128,7 +140,8 @@ fn announce(
     if let Some(identifier) = &identifier {
         text.push_str(&format!("\n  identity   {identifier}"));
     }
-    output.object(&text, json!({ "node": name, "pid": pid, "listeners": endpoints, "identifier": identifier }))
+    output
+        .object(&text, json!({ "node": name, "pid": pid, "listeners": endpoints, "identifier": identifier }))
 }
 
 async fn stop(state: &State, name: Option<&str>, drain: Duration, output: Output) -> Result<(), CliError> {

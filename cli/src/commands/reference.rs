@@ -22,13 +22,24 @@ pub(crate) fn explain(code: Option<&str>, output: Output) -> Result<(), CliError
     let Some(number) = code else {
         let mut table = Table::new("errors", &["code", "exit", "retryable", "help"]);
         for code in Code::ALL {
-            table.row([json!(code.number()), json!(code.exit() as u8), json!(code.retryable()), json!(code.help())]);
+            table.row([
+                json!(code.number()),
+                json!(code.exit() as u8),
+                json!(code.retryable()),
+                json!(code.help()),
+            ]);
         }
         return output.table(&table);
     };
     let code = Code::find(number)
         .ok_or_else(|| CliError::new(Code::UnknownNumber, format!("`{number}` is no error code")))?;
-    let text = format!("{}  (exit code {})\n\n{}\n\nhelp: {}", code.number(), code.exit() as u8, code.text(), code.help());
+    let text = format!(
+        "{}  (exit code {})\n\n{}\n\nhelp: {}",
+        code.number(),
+        code.exit() as u8,
+        code.text(),
+        code.help()
+    );
     output.object(
         &text,
         json!({
@@ -47,7 +58,12 @@ pub(crate) fn completion(shell: clap_complete::Shell, output: Output) -> Result<
     output.write(&script)
 }
 
-pub(crate) fn help(words: &[String], man: bool, man_dir: Option<&Path>, output: Output) -> Result<(), CliError> {
+pub(crate) fn help(
+    words: &[String],
+    man: bool,
+    man_dir: Option<&Path>,
+    output: Output,
+) -> Result<(), CliError> {
     let mut root = Cli::command();
     root.build();
     if let Some(dir) = man_dir {
@@ -77,8 +93,9 @@ pub(crate) fn version(output: Output) -> Result<(), CliError> {
 fn write_pages(command: &clap::Command, dir: &Path, output: Output) -> Result<(), CliError> {
     let name = command.get_display_name().unwrap_or("onward").replace(' ', "-");
     let path = dir.join(format!("{name}.1"));
-    write_whole(&path, &page(command)?)
-        .map_err(|error| CliError::new(Code::StateWrite, format!("{} cannot be written", path.display())).because(error))?;
+    write_whole(&path, &page(command)?).map_err(|error| {
+        CliError::new(Code::StateWrite, format!("{} cannot be written", path.display())).because(error)
+    })?;
     output.say(&format!("wrote {}", path.display()));
     let visible = command.get_subcommands().filter(|command| !command.is_hide_set());
     visible.into_iter().try_for_each(|command| write_pages(command, dir, output))

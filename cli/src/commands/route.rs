@@ -51,10 +51,9 @@ fn explain(route: &Route, sealed: bool) -> Table {
                 format!("from {before}, on to {}; the addresses after it; sizes and times", next.shown()),
                 if sealed { "nothing of the payload" } else { "everything" },
             ),
-            None if sealed => (
-                format!("from {before}; who asks, and the worker's name"),
-                "it opens the channel",
-            ),
+            None if sealed => {
+                (format!("from {before}; who asks, and the worker's name"), "it opens the channel")
+            }
             None => (format!("from {before}; the worker's name"), "everything"),
         };
         let place: Value = json!(number + 1);

@@ -18,6 +18,9 @@ use crate::state::{State, checked_name};
 /// How often a served program makes sure that its node still knows it.
 const ATTACH_AGAIN: Duration = Duration::from_secs(2);
 
+/// How long the answers of finished work may take to leave.
+const FLUSH: Duration = Duration::from_secs(1);
+
 pub(crate) async fn run(state: &State, serve: Serve, output: Output) -> Result<(), CliError> {
     checked_name(&serve.name)?;
     checked_name(&serve.channels)?;
@@ -33,7 +36,12 @@ pub(crate) async fn run(state: &State, serve: Serve, output: Output) -> Result<(
     }
 }
 
-async fn on_own_node(state: &State, serve: &Serve, handler: &Handler, output: Output) -> Result<(), CliError> {
+async fn on_own_node(
+    state: &State,
+    serve: &Serve,
+    handler: &Handler,
+    output: Output,
+) -> Result<(), CliError> {
     let plan = NodePlan {
         listen: serve.listen.clone(),
         expose: if serve.plain { vec![serve.name.clone()] } else { Vec::new() },
@@ -51,12 +59,17 @@ async fn on_own_node(state: &State, serve: &Serve, handler: &Handler, output: Ou
     announce(serve, &identifier, endpoints.first().map_or("", String::as_str), &[], output)?;
     let drain = running.until_stopped(serve.drain).await?;
     let work = finish(service, drain, output).await;
-    running.node.shutdown(drain).await;
+    running.node.shutdown(FLUSH).await;
     report(&serve.name, work, output);
     Ok(())
 }
 
-async fn on_running_node(state: &State, serve: &Serve, handler: &Handler, output: Output) -> Result<(), CliError> {
+async fn on_running_node(
+    state: &State,
+    serve: &Serve,
+    handler: &Handler,
+    output: Output,
+) -> Result<(), CliError> {
     let trust = client::trust(state, &serve.trust, serve.trust_any)?;
     let identity_name = serve.identity.as_deref().unwrap_or(&serve.name);
     let node = client::start_node(&serve.name, Some(state.identity_dir(identity_name)?)).await?;
@@ -70,7 +83,8 @@ async fn on_running_node(state: &State, serve: &Serve, handler: &Handler, output
         other => other?,
     };
     let identity: Identity = client::identity(state, &node, identity_name).await?;
-    let failed = |error| CliError::node(Code::AttachRefused, format!("`{}` cannot be served", serve.name), error);
+    let failed =
+        |error| CliError::node(Code::AttachRefused, format!("`{}` cannot be served", serve.name), error);
     let channels = node.accept_channels(&serve.channels, &identity, trust).map_err(failed)?;
     channels.expose(&serve.name).map_err(failed)?;
     let service = Service::start(&node, &serve.name, handler, serve.jobs)?;
@@ -96,7 +110,7 @@ async fn on_running_node(state: &State, serve: &Serve, handler: &Handler, output
         tracing::debug!(%error, "the node was gone already");
     }
     let work = finish(service, serve.drain, output).await;
-    node.shutdown(serve.drain).await;
+    node.shutdown(FLUSH).await;
     report(&serve.name, work, output);
     Ok(())
 }
@@ -119,7 +133,8 @@ fn announce(
     through: &[&str],
     output: Output,
 ) -> Result<(), CliError> {
-    let start: Vec<&str> = std::iter::once(endpoint).filter(|text| !text.is_empty()).chain(through.iter().copied()).collect();
+    let start: Vec<&str> =
+        std::iter::once(endpoint).filter(|text| !text.is_empty()).chain(through.iter().copied()).collect();
     let route = |end: &[&str]| [&start[..], end].concat().join(" => ");
     let sealed = format!("onward ask '{}' --peer {identifier} hello", route(&[&serve.channels, &serve.name]));
     let plain = format!("onward ask '{}' --plain hello", route(&[&serve.name]));

@@ -155,7 +155,8 @@ struct Part {
 
 impl Part {
     fn start(part: &str) -> Result<Self, CliError> {
-        let program = std::env::current_exe().map_err(|error| failed("this program cannot be found").because(error))?;
+        let program =
+            std::env::current_exe().map_err(|error| failed("this program cannot be found").because(error))?;
         let mut child = Command::new(program)
             .args(["demo-part", part])
             .stdin(Stdio::piped())
@@ -171,7 +172,8 @@ impl Part {
     }
 
     async fn tell(&mut self, orders: &impl Serialize) -> Result<(), CliError> {
-        let line = serde_json::to_string(orders).map_err(|error| failed("orders cannot be written").because(error))?;
+        let line = serde_json::to_string(orders)
+            .map_err(|error| failed("orders cannot be written").because(error))?;
         let written = self.input.write_all(format!("{line}\n").as_bytes()).await;
         written.map_err(|error| failed("a process takes no orders").because(error))
     }
@@ -181,9 +183,8 @@ impl Part {
         let read = tokio::time::timeout(PATIENCE, self.output.read_line(&mut line)).await;
         match read {
             Ok(Ok(0)) => Err(failed("a process ended early")),
-            Ok(Ok(_)) => {
-                serde_json::from_str(&line).map_err(|error| failed("a process said something else").because(error))
-            }
+            Ok(Ok(_)) => serde_json::from_str(&line)
+                .map_err(|error| failed("a process said something else").because(error)),
             Ok(Err(error)) => Err(failed("a process cannot be heard").because(error)),
             Err(error) => Err(failed("a process says nothing").because(error)),
         }
@@ -219,7 +220,13 @@ mod tests {
 
     fn station(name: &'static str, found: bool) -> Station {
         let found = if found { vec!["text"] } else { Vec::new() };
-        Station { name, forwarded: 3, bytes: 100, in_bytes: Vec::new(), memory: Some(Search { bytes: 1, found }) }
+        Station {
+            name,
+            forwarded: 3,
+            bytes: 100,
+            in_bytes: Vec::new(),
+            memory: Some(Search { bytes: 1, found }),
+        }
     }
 
     fn journey() -> Journey {

@@ -87,7 +87,8 @@ async fn client(lines: &mut Lines) -> Result<(), CliError> {
     answer(&Ready { identifier: identity.identifier().to_string(), endpoint: String::new() })?;
     let Some(errand) = lines.next::<Errand>().await? else { return Ok(()) };
     let route = errand.route.parse().map_err(|error| failed("has no route").because(error))?;
-    let peer: onward::Identifier = errand.peer.parse().map_err(|error| failed("has no peer").because(error))?;
+    let peer: onward::Identifier =
+        errand.peer.parse().map_err(|error| failed("has no peer").because(error))?;
     let began = Instant::now();
     let channel = node
         .open_channel(&identity, route, Peer::Identity(peer))
@@ -121,7 +122,8 @@ async fn service(lines: &mut Lines) -> Result<(), CliError> {
     let Some(orders) = lines.next::<Orders>().await? else { return Ok(()) };
     let node = start_node("service", None).await?;
     let identity = node.create_identity().await.map_err(|error| failed("has no identity").because(error))?;
-    let client: onward::Identifier = orders.trust.parse().map_err(|error| failed("has no peer").because(error))?;
+    let client: onward::Identifier =
+        orders.trust.parse().map_err(|error| failed("has no peer").because(error))?;
     let received = Arc::new(Mutex::new(Vec::new()));
     let keep = Arc::clone(&received);
     node.serve(WORKER, move |Raw(text): Raw| {
@@ -149,7 +151,8 @@ pub(super) fn confirmation(text: &[u8]) -> Vec<u8> {
 
 /// Listens behind a tap and exposes `worker`; returns the endpoint of the tap.
 async fn listen(node: &Node, worker: &str) -> Result<(Listener, String, Record), CliError> {
-    let listener = node.listen_tcp("127.0.0.1:0").await.map_err(|error| failed("cannot listen").because(error))?;
+    let listener =
+        node.listen_tcp("127.0.0.1:0").await.map_err(|error| failed("cannot listen").because(error))?;
     listener.expose(worker).map_err(|error| failed("cannot expose its worker").because(error))?;
     let target: SocketAddr =
         listener.local_address().parse().map_err(|error| failed("has no address").because(error))?;

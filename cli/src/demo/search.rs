@@ -34,7 +34,8 @@ impl Needle {
     /// A search for any of these texts.
     pub(crate) fn new(texts: &[&str]) -> Self {
         let encodings = texts.iter().flat_map(|text| encodings(text));
-        let finders: Vec<_> = encodings.map(|(name, bytes)| (name, Finder::new(&bytes).into_owned())).collect();
+        let finders: Vec<_> =
+            encodings.map(|(name, bytes)| (name, Finder::new(&bytes).into_owned())).collect();
         let longest = finders.iter().map(|(_, finder)| finder.needle().len()).max().unwrap_or(0);
         Self { finders, longest }
     }
@@ -141,7 +142,8 @@ fn base64_within(bytes: &[u8], offset: usize, last_letters: &[u8; 2]) -> Vec<u8>
         52..62 => b'0' + sextet - 52,
         other => last_letters[usize::from(other) - 62],
     };
-    let byte = |index: usize| index.checked_sub(offset).and_then(|index| bytes.get(index)).copied().unwrap_or(0);
+    let byte =
+        |index: usize| index.checked_sub(offset).and_then(|index| bytes.get(index)).copied().unwrap_or(0);
     let first = (offset * 8).div_ceil(6);
     let end = (offset + bytes.len()) * 8 / 6;
     let sextet = |place: usize| {
@@ -210,10 +212,11 @@ mod tests {
         let mut input = child.stdin.take().unwrap();
         input.write_all(&(bytes.len() as u32).to_be_bytes()).unwrap();
         input.write_all(bytes).unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        assert!(output.lines().map_while(Result::ok).any(|line| line.contains("holding")));
+        let mut output = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(output.any(|line| line.contains("holding")));
         let search = needle.search_process(child.id()).unwrap();
         drop(input);
+        assert!(output.last().is_some(), "it ends by itself");
         child.wait().unwrap();
         search
     }

@@ -70,7 +70,11 @@ async fn pass(near: TcpStream, target: SocketAddr, record: &Record) -> io::Resul
 }
 
 /// Passes bytes on, each kept before it is passed.
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, record: &Record) -> io::Result<()> {
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    record: &Record,
+) -> io::Result<()> {
     let stream = record.open();
     let mut buffer = vec![0; 16 << 10];
     loop {
