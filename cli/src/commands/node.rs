@@ -79,7 +79,7 @@ async fn in_background(state: &State, name: &str, output: Output) -> Result<(), 
     let program = std::env::current_exe().map_err(|error| failed("cannot be started").because(error))?;
     let mut child = Command::new(program)
         .args(words)
-        .args(["--detached", "--quiet"])
+        .arg("--detached")
         .env("ONWARD_HOME", state.home())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -116,14 +116,23 @@ async fn in_background(state: &State, name: &str, output: Output) -> Result<(), 
 /// The error that a node in the background ended with, as it stands in its log.
 fn from_log(path: &Path) -> Option<CliError> {
     let log = std::fs::read_to_string(path).ok()?;
-    let line = log.lines().find(|line| line.starts_with("error[") || line.starts_with("{\"error\""))?;
-    let number = line.find('E').and_then(|at| line.get(at..at + 5))?;
-    let code = Code::find(number)?;
-    let sentence = line.split_once("]: ").map_or("the node ended at once", |(_, sentence)| sentence);
-    let cause = log.lines().find_map(|line| line.trim().strip_prefix("cause: "));
-    let error = CliError::new(code, sentence);
+    let (number, sentence, cause) =
+        match log.lines().find_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            Some(value) => {
+                let text = |value: &Value| value.as_str().map(str::to_owned);
+                let error = &value["error"];
+                (text(&error["code"])?, text(&error["message"])?, text(&error["causes"][0]))
+            }
+            None => {
+                let line = log.lines().find_map(|line| line.strip_prefix("error["))?;
+                let (number, sentence) = line.split_once("]: ")?;
+                let cause = log.lines().find_map(|line| line.trim().strip_prefix("cause: "));
+                (number.to_owned(), sentence.to_owned(), cause.map(str::to_owned))
+            }
+        };
+    let error = CliError::new(Code::find(&number)?, sentence);
     Some(match cause {
-        Some(cause) => error.because(cause.to_owned()),
+        Some(cause) => error.because(cause),
         None => error,
     })
 }

@@ -55,6 +55,19 @@ fn a_node_in_the_background_runs_until_it_is_stopped() {
     let other =
         home.run(&["node", "start", "other", "--listen", text(&said["listeners"][0]), "--background"]);
     other.fails("E0301", 73);
+    let words = [
+        "node",
+        "start",
+        "other",
+        "--listen",
+        text(&said["listeners"][0]),
+        "--background",
+        "-q",
+        "-o",
+        "json",
+    ];
+    let other: serde_json::Value = serde_json::from_str(&home.run(&words).stderr).unwrap();
+    assert_eq!(other["error"]["code"], "E0301", "{other}");
     home.run(&["node", "stop", "back"]).ok();
     let pid = said["pid"].as_u64().unwrap();
     eventually("its process ends", || {
