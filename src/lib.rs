@@ -19,17 +19,18 @@
 #[cfg(feature = "channels")]
 pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
-    IdentityError, KeyError, ListenerLimits, Mode, Padding, Peer, SoftwareVault, Suite, Trust, Vault, VerifiedHistory,
+    IdentityError, KeyError, ListenerLimits, Mode, Padding, Peer, SoftwareVault, Suite, Trust, Vault,
+    VerifiedHistory,
 };
 pub use onward_node::{
-    Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute, ShutdownReport,
-    StateDir, StreamLimits, TransportError, WorkerLimits,
+    Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,
+    ShutdownReport, StateDir, StreamLimits, TransportError, WorkerLimits,
 };
 pub use onward_routing::{
     Address, AddressError, DialRule, ErrorCode, FlowId, Kind, Message, Route, RouteError, RouteRef,
 };
 pub use onward_workers::{
-    AskError, Context, Counters, Echo, EndReason, Ended, Failure, FnWorker, Hop, NoReply, Payload, PayloadError, Raw,
-    Relay, Reply, Restart, Router, SendError, Serde, StartError, Strategy, Supervisor, SupervisorHandle, Worker,
-    WorkerHandle,
+    AskError, Context, Counters, Echo, EndReason, Ended, Failure, FnWorker, Hop, NoReply, Payload,
+    PayloadError, Raw, Relay, Reply, Restart, Router, SendError, Serde, StartError, Strategy, Supervisor,
+    SupervisorHandle, Worker, WorkerHandle,
 };

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use onward::{
-    AskError, ChannelOptions, Echo, ErrorCode, Failure, Limits, Listener, Mode, Node, NodeError, NoReply, Peer, Raw, Route, Suite, Trust,
+    AskError, ChannelOptions, Echo, ErrorCode, Failure, Limits, Listener, Mode, NoReply, Node, NodeError,
+    Peer, Raw, Route, Suite, Trust,
 };
 
 const DRAIN: Duration = Duration::from_secs(2);
@@ -28,7 +29,11 @@ struct Chain {
 impl Chain {
     async fn start() -> Self {
         let mut limits = Limits::default();
-        limits.channels.listener.allowed.extend([(Mode::ClassicalXx, Suite::ChaChaPoly), (Mode::ClassicalXx, Suite::AesGcm)]);
+        limits
+            .channels
+            .listener
+            .allowed
+            .extend([(Mode::ClassicalXx, Suite::ChaChaPoly), (Mode::ClassicalXx, Suite::AesGcm)]);
         let service = Node::builder("service").limits(limits).start().await.unwrap();
         service.start_worker("echo", Echo).unwrap();
         service.start_worker("open", Echo).unwrap();
@@ -60,15 +65,22 @@ async fn a_plain_request_passes_a_hop_and_comes_back() {
     let client = node("client").await;
     let answer: Raw = client.route_along(chain.route("open")).ask(&raw("hi")).await.unwrap();
     assert_eq!(answer, raw("hi"));
-    let error = client.route_along(chain.route("echo")).ask_within::<_, Raw>(&raw("hi"), Duration::from_millis(200)).await;
-    assert!(matches!(error, Err(AskError::Deadline(_))), "not exposed, and a transport is told nothing: {error:?}");
+    let error = client
+        .route_along(chain.route("echo"))
+        .ask_within::<_, Raw>(&raw("hi"), Duration::from_millis(200))
+        .await;
+    assert!(
+        matches!(error, Err(AskError::Deadline(_))),
+        "not exposed, and a transport is told nothing: {error:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channels_of_every_mode_and_suite_pass_a_hop() {
     let chain = Chain::start().await;
     let client = node("client").await;
-    let (alice, bank) = (client.create_identity().await.unwrap(), chain.service.create_identity().await.unwrap());
+    let (alice, bank) =
+        (client.create_identity().await.unwrap(), chain.service.create_identity().await.unwrap());
     let listener_node = &chain.service;
     for mode in [Mode::HybridXx, Mode::ClassicalXx] {
         for suite in [Suite::ChaChaPoly, Suite::AesGcm] {
@@ -81,8 +93,10 @@ async fn channels_of_every_mode_and_suite_pass_a_hop() {
                 accepting.expose("echo").unwrap();
                 chain.at_service.expose(&name).unwrap();
                 let route = chain.route(&name);
-                let channel =
-                    client.open_channel_with(&alice, route, Peer::Identity(bank.identifier()), options).await.unwrap();
+                let channel = client
+                    .open_channel_with(&alice, route, Peer::Identity(bank.identifier()), options)
+                    .await
+                    .unwrap();
                 assert_eq!(channel.peer(), bank.identifier());
                 let to = client.route_along(channel.route_to("echo").unwrap());
                 for size in [0, 5, 4096, 20_000, 61_440, 65_536, 1_000_000] {
@@ -101,10 +115,13 @@ async fn channels_of_every_mode_and_suite_pass_a_hop() {
 async fn strangers_and_wrong_peers_get_no_channel() {
     let chain = Chain::start().await;
     let client = node("client").await;
-    let (alice, bank) = (client.create_identity().await.unwrap(), chain.service.create_identity().await.unwrap());
+    let (alice, bank) =
+        (client.create_identity().await.unwrap(), chain.service.create_identity().await.unwrap());
     let accepting = chain.service.accept_channels("bank", &bank, Trust::pinned([bank.identifier()])).unwrap();
     accepting.expose("echo").unwrap();
-    for peer in [Peer::Identity(bank.identifier()), Peer::Any(Trust::default()), Peer::Identity(alice.identifier())] {
+    for peer in
+        [Peer::Identity(bank.identifier()), Peer::Any(Trust::default()), Peer::Identity(alice.identifier())]
+    {
         let opening = client.open_channel(&alice, chain.route("bank"), peer);
         match tokio::time::timeout(Duration::from_secs(3), opening).await {
             Err(_) | Ok(Err(NodeError::Handshake(_) | NodeError::Channel(_))) => {}
@@ -118,8 +135,10 @@ async fn strangers_and_wrong_peers_get_no_channel() {
 async fn a_killed_hop_gives_a_typed_error_and_its_return_heals_the_channel() {
     let chain = Chain::start().await;
     let client = node("client").await;
-    let (alice, bank) = (client.create_identity().await.unwrap(), chain.service.create_identity().await.unwrap());
-    let accepting = chain.service.accept_channels("bank", &bank, Trust::pinned([alice.identifier()])).unwrap();
+    let (alice, bank) =
+        (client.create_identity().await.unwrap(), chain.service.create_identity().await.unwrap());
+    let accepting =
+        chain.service.accept_channels("bank", &bank, Trust::pinned([alice.identifier()])).unwrap();
     accepting.expose("echo").unwrap();
     let channel =
         client.open_channel(&alice, chain.route("bank"), Peer::Identity(bank.identifier())).await.unwrap();
@@ -131,14 +150,19 @@ async fn a_killed_hop_gives_a_typed_error_and_its_return_heals_the_channel() {
     let error = to.ask_within::<_, Raw>(&raw("lost"), within).await.unwrap_err();
     assert!(began.elapsed() < within + Duration::from_secs(1), "{error}");
     assert!(
-        matches!(error, AskError::Deadline(_) | AskError::ConnectionLost | AskError::NotSent(_) | AskError::Reported { .. }),
+        matches!(
+            error,
+            AskError::Deadline(_)
+                | AskError::ConnectionLost
+                | AskError::NotSent(_)
+                | AskError::Reported { .. }
+        ),
         "{error}"
     );
     let again = node("hop").await;
     start_hop(&again, chain.hop_at.trim_start_matches("tcp:"), &chain.service_at).await;
-    let healed = async {
-        while to.ask_within::<_, Raw>(&raw("after"), Duration::from_millis(500)).await.is_err() {}
-    };
+    let healed =
+        async { while to.ask_within::<_, Raw>(&raw("after"), Duration::from_millis(500)).await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(30), healed).await.unwrap();
 }
 

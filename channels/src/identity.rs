@@ -32,16 +32,14 @@ use onward_keys::{KeyId, KeyUsage, PublicHalf, PublicKey, SignatureType, Vault};
 
 pub use attest::{Attestation, KeyAttest, Purpose};
 pub use change::IdentityChange;
-pub use credential::{
-    AttributeValue, Attributes, CREDENTIAL_SECONDS_MAX, Credential, PresentedCredential,
-};
+pub use credential::{AttributeValue, Attributes, CREDENTIAL_SECONDS_MAX, Credential, PresentedCredential};
 pub use error::{HistoryRule, IdentityError, Misuse};
 pub use history::{CHANGES_MAX, HISTORY_BYTES_MAX, History, VerifiedHistory};
 pub use identifier::{ChangeHash, Commitment, Identifier};
 pub use known::{HistoryUpdate, KnownHistories};
 pub use payload::{
-    CREDENTIALS_MAX, IdPayload, PAD_BYTES_MAX, PAYLOAD_BYTES_MAX, Params, SIGNATURES_MAX,
-    VerifiedPeer, channel_payload, verify_payload,
+    CREDENTIALS_MAX, IdPayload, PAD_BYTES_MAX, PAYLOAD_BYTES_MAX, Params, SIGNATURES_MAX, VerifiedPeer,
+    channel_payload, verify_payload,
 };
 pub use trust::Trust;
 
@@ -67,11 +65,7 @@ impl Identity {
     ///
     /// # Cancel safety
     /// A cancelled or failed call may leave one or two unused keys in the vault.
-    pub async fn create(
-        vault: &dyn Vault,
-        now: u64,
-        valid_seconds: u64,
-    ) -> Result<Self, IdentityError> {
+    pub async fn create(vault: &dyn Vault, now: u64, valid_seconds: u64) -> Result<Self, IdentityError> {
         let window = window(now, valid_seconds)?;
         let key = vault.generate(KeyUsage::Identity).await?;
         Self::change(vault, None, key, window, false).await
@@ -139,18 +133,9 @@ impl Identity {
             return refuse(Misuse::KeyLength);
         }
         let change = self.history.newest_hash();
-        let attest = KeyAttest {
-            subject: self.identifier(),
-            change,
-            purpose,
-            key: key.to_vec(),
-            iat,
-            exp,
-        };
+        let attest = KeyAttest { subject: self.identifier(), change, purpose, key: key.to_vec(), iat, exp };
         let body = strict::encode(&attest);
-        let signature = vault
-            .sign(self.key, SignatureType::KeyAttest, &body)
-            .await?;
+        let signature = vault.sign(self.key, SignatureType::KeyAttest, &body).await?;
         Attestation::new(Signed::new(body, vec![signature]))
     }
 
@@ -183,23 +168,14 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Malformed`], and as [`History::verify`].
     pub fn decode(bytes: &[u8]) -> Result<Self, IdentityError> {
-        let Stored { history, key, next } =
-            strict::decode(bytes, HISTORY_BYTES_MAX + STORED_BYTES)?;
-        Ok(Self {
-            history: history.verify()?,
-            key,
-            next,
-        })
+        let Stored { history, key, next } = strict::decode(bytes, HISTORY_BYTES_MAX + STORED_BYTES)?;
+        Ok(Self { history: history.verify()?, key, next })
     }
 
     /// The identity as bytes to store: `[v=1, history, key b16, next b16/null]`, deterministic CBOR, no secrets.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        strict::encode(&Stored {
-            history: self.history.history().clone(),
-            key: self.key,
-            next: self.next,
-        })
+        strict::encode(&Stored { history: self.history.history().clone(), key: self.key, next: self.next })
     }
 
     async fn succeed(
@@ -246,19 +222,11 @@ impl Identity {
             revoke_all,
         });
         let mut signatures = Vec::with_capacity(2);
-        for signer in [Some(key), before.map(|before| before.key)]
-            .into_iter()
-            .flatten()
-        {
-            signatures.push(
-                vault
-                    .sign(signer, SignatureType::IdentityChange, &body)
-                    .await?,
-            );
+        for signer in [Some(key), before.map(|before| before.key)].into_iter().flatten() {
+            signatures.push(vault.sign(signer, SignatureType::IdentityChange, &body).await?);
         }
-        let mut changes: Vec<Signed> = before.map_or_else(Vec::new, |before| {
-            before.history.history().signed().cloned().collect()
-        });
+        let mut changes: Vec<Signed> =
+            before.map_or_else(Vec::new, |before| before.history.history().signed().cloned().collect());
         changes.push(Signed::new(body, signatures));
         // Verified like a stranger's: what the vault answered is not taken for granted.
         let history = History::from_changes(&changes)?.verify()?;
@@ -274,15 +242,8 @@ struct Stored {
 }
 
 impl<C> Encode<C> for Stored {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
-        e.array(4)?
-            .u8(VERSION)?
-            .encode(&self.history)?
-            .bytes(self.key.as_bytes())?;
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.array(4)?.u8(VERSION)?.encode(&self.history)?.bytes(self.key.as_bytes())?;
         strict::put_optional_bytes(e, self.next.as_ref().map(KeyId::as_bytes))
     }
 }

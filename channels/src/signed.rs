@@ -59,12 +59,10 @@ impl Signed {
     /// Source: docs/protocol.md §0.
     pub fn verify(&self, kind: SignatureType, keys: &[&PublicKey]) -> Result<(), IdentityError> {
         self.count(kind, keys.len())?;
-        keys.iter()
-            .zip(&self.signatures)
-            .try_for_each(|(key, signature)| {
-                key.verify(kind, &self.body, signature)
-                    .map_err(|source| IdentityError::BadSignature { kind, source })
-            })
+        keys.iter().zip(&self.signatures).try_for_each(|(key, signature)| {
+            key.verify(kind, &self.body, signature)
+                .map_err(|source| IdentityError::BadSignature { kind, source })
+        })
     }
 
     /// Checks that the key with these bytes, whose algorithm is stated nowhere, alone signed the body as a `kind`.
@@ -82,31 +80,15 @@ impl Signed {
 
     fn count(&self, kind: SignatureType, expected: usize) -> Result<(), IdentityError> {
         let found = self.signatures.len();
-        if found == expected {
-            Ok(())
-        } else {
-            Err(IdentityError::SignatureCount {
-                kind,
-                found,
-                expected,
-            })
-        }
+        if found == expected { Ok(()) } else { Err(IdentityError::SignatureCount { kind, found, expected }) }
     }
 }
 
 impl<C> Encode<C> for Signed {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
-        e.array(2)?
-            .bytes(&self.body)?
-            .array(self.signatures.len() as u64)?;
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.array(2)?.bytes(&self.body)?.array(self.signatures.len() as u64)?;
         for signature in &self.signatures {
-            e.array(2)?
-                .u8(signature.algorithm.number())?
-                .bytes(&signature.bytes)?;
+            e.array(2)?.u8(signature.algorithm.number())?.bytes(&signature.bytes)?;
         }
         Ok(())
     }
@@ -130,10 +112,7 @@ fn signature(d: &mut Decoder<'_>) -> Result<Signature, decode::Error> {
     if bytes.len() != algorithm.signature_bytes() {
         return Err(strict::refuse(d, "signature of another length"));
     }
-    Ok(Signature {
-        algorithm,
-        bytes: bytes.to_vec(),
-    })
+    Ok(Signature { algorithm, bytes: bytes.to_vec() })
 }
 
 /// The longest body, in bytes.

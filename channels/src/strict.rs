@@ -49,10 +49,7 @@ where
     T: Decode<'b, ()> + Encode<()>,
 {
     if bytes.len() > bytes_max {
-        return Err(Malformed::TooLong {
-            bytes: bytes.len(),
-            bytes_max,
-        });
+        return Err(Malformed::TooLong { bytes: bytes.len(), bytes_max });
     }
     let mut decoder = Decoder::new(bytes);
     let value: T = decoder.decode().map_err(Malformed::Shape)?;
@@ -84,10 +81,7 @@ pub(crate) fn array(d: &mut Decoder<'_>, len: u64) -> Result<(), decode::Error> 
 }
 
 /// Reads the head of a definite array and returns its length, which lies in `lens`.
-pub(crate) fn array_within(
-    d: &mut Decoder<'_>,
-    lens: RangeInclusive<u64>,
-) -> Result<u64, decode::Error> {
+pub(crate) fn array_within(d: &mut Decoder<'_>, lens: RangeInclusive<u64>) -> Result<u64, decode::Error> {
     match d.array()? {
         Some(found) if lens.contains(&found) => Ok(found),
         _ => Err(refuse(d, "array of a length out of range")),
@@ -104,19 +98,13 @@ pub(crate) fn map(d: &mut Decoder<'_>, pairs_max: u64) -> Result<u64, decode::Er
 
 /// Reads the version that opens every object.
 pub(crate) fn version(d: &mut Decoder<'_>, expected: u8) -> Result<(), decode::Error> {
-    if d.u8()? == expected {
-        Ok(())
-    } else {
-        Err(refuse(d, "unknown version"))
-    }
+    if d.u8()? == expected { Ok(()) } else { Err(refuse(d, "unknown version")) }
 }
 
 /// Reads a byte string of exactly `N` bytes.
 pub(crate) fn bytes_exact<const N: usize>(d: &mut Decoder<'_>) -> Result<[u8; N], decode::Error> {
     let bytes = d.bytes()?;
-    bytes
-        .try_into()
-        .map_err(|_| refuse(d, "byte string of another length"))
+    bytes.try_into().map_err(|_| refuse(d, "byte string of another length"))
 }
 
 /// Reads a byte string of 1 to `bytes_max` bytes.
@@ -160,9 +148,7 @@ pub(crate) fn any<'b>(d: &mut Decoder<'b>, depth: usize) -> Result<&'b [u8], dec
     let start = d.position();
     skip_any(d, depth)?;
     let end = d.position();
-    d.input()
-        .get(start..end)
-        .ok_or_else(decode::Error::end_of_input)
+    d.input().get(start..end).ok_or_else(decode::Error::end_of_input)
 }
 
 /// Writes a byte string, or null in its place.
@@ -189,9 +175,7 @@ fn skip_any(d: &mut Decoder<'_>, depth: usize) -> Result<(), decode::Error> {
         BYTES => content(d, argument).map(|_| ()),
         TEXT => {
             let text = content(d, argument)?;
-            core::str::from_utf8(text)
-                .map(|_| ())
-                .map_err(|_| refuse(d, "text that is not UTF-8"))
+            core::str::from_utf8(text).map(|_| ()).map_err(|_| refuse(d, "text that is not UTF-8"))
         }
         ARRAY | MAP if depth >= DEPTH_MAX => Err(refuse(d, "nested too deep")),
         ARRAY => (0..argument).try_for_each(|_| skip_any(d, depth + 1)),
@@ -213,9 +197,7 @@ fn skip_any(d: &mut Decoder<'_>, depth: usize) -> Result<(), decode::Error> {
 
 /// Reads an item's major type and argument, refusing indefinite lengths and all but the shortest form.
 fn head(d: &mut Decoder<'_>) -> Result<(u8, u64), decode::Error> {
-    let first = *content(d, 1)?
-        .first()
-        .ok_or_else(decode::Error::end_of_input)?;
+    let first = *content(d, 1)?.first().ok_or_else(decode::Error::end_of_input)?;
     let (width, least) = match first & 0x1f {
         small @ 0..=23 => return Ok((first >> 5, u64::from(small))),
         24 => (1, 24),
@@ -224,9 +206,7 @@ fn head(d: &mut Decoder<'_>) -> Result<(u8, u64), decode::Error> {
         27 => (8, 1 << 32),
         _ => return Err(refuse(d, "indefinite length")),
     };
-    let argument = content(d, width)?
-        .iter()
-        .fold(0, |value, byte| value << 8 | u64::from(*byte));
+    let argument = content(d, width)?.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
     // Simple values in two bytes are never needed, and longer ones are floats.
     if argument < least || first >> 5 == SIMPLE {
         return Err(refuse(d, "not the shortest form"));
@@ -237,14 +217,9 @@ fn head(d: &mut Decoder<'_>) -> Result<(u8, u64), decode::Error> {
 /// Takes the next `len` bytes.
 fn content<'b>(d: &mut Decoder<'b>, len: u64) -> Result<&'b [u8], decode::Error> {
     let start = d.position();
-    let end = usize::try_from(len)
-        .ok()
-        .and_then(|len| start.checked_add(len));
+    let end = usize::try_from(len).ok().and_then(|len| start.checked_add(len));
     let end = end.ok_or_else(decode::Error::end_of_input)?;
-    let content = d
-        .input()
-        .get(start..end)
-        .ok_or_else(decode::Error::end_of_input)?;
+    let content = d.input().get(start..end).ok_or_else(decode::Error::end_of_input)?;
     d.set_position(end);
     Ok(content)
 }
@@ -338,24 +313,12 @@ mod tests {
     #[test]
     fn only_the_encoders_bytes_are_decoded() {
         assert_eq!(decode::<u32>(&[0x18, 0x20], 8).unwrap(), 32);
-        assert!(matches!(
-            decode::<u32>(&[0x19, 0x00, 0x20], 8),
-            Err(Malformed::NotCanonical)
-        ));
-        assert!(matches!(
-            decode::<u32>(&[0x18, 0x20, 0x00], 8),
-            Err(Malformed::Trailing(1))
-        ));
+        assert!(matches!(decode::<u32>(&[0x19, 0x00, 0x20], 8), Err(Malformed::NotCanonical)));
+        assert!(matches!(decode::<u32>(&[0x18, 0x20, 0x00], 8), Err(Malformed::Trailing(1))));
         assert!(matches!(
             decode::<u32>(&[0x18, 0x20], 1),
-            Err(Malformed::TooLong {
-                bytes: 2,
-                bytes_max: 1
-            })
+            Err(Malformed::TooLong { bytes: 2, bytes_max: 1 })
         ));
-        assert!(matches!(
-            decode::<u32>(&[0x18], 8),
-            Err(Malformed::Shape(_))
-        ));
+        assert!(matches!(decode::<u32>(&[0x18], 8), Err(Malformed::Shape(_))));
     }
 }

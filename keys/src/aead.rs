@@ -114,21 +114,14 @@ impl Aead {
 
 impl fmt::Debug for Aead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            algorithm,
-            context: _,
-        } = self;
-        f.debug_struct("Aead")
-            .field("algorithm", algorithm)
-            .finish_non_exhaustive()
+        let Self { algorithm, context: _ } = self;
+        f.debug_struct("Aead").field("algorithm", algorithm).finish_non_exhaustive()
     }
 }
 
 fn portable(algorithm: AeadAlgorithm, key: &[u8; 32]) -> Context {
     match algorithm {
-        AeadAlgorithm::ChaCha20Poly1305 => {
-            Context::ChaCha(Box::new(ChaCha20Poly1305::new(key.into())))
-        }
+        AeadAlgorithm::ChaCha20Poly1305 => Context::ChaCha(Box::new(ChaCha20Poly1305::new(key.into()))),
         AeadAlgorithm::Aes256Gcm => Context::Aes(Box::new(Aes256Gcm::new(key.into()))),
     }
 }
@@ -140,27 +133,16 @@ where
     for<'a> &'a aes_gcm::aead::Nonce<C>: From<&'a [u8; 12]>,
     aes_gcm::aead::Tag<C>: Into<[u8; 16]>,
 {
-    cipher
-        .encrypt_inout_detached(nonce.into(), ad, buffer.into())
-        .ok()
-        .map(Into::into)
+    cipher.encrypt_inout_detached(nonce.into(), ad, buffer.into()).ok().map(Into::into)
 }
 
-fn portable_open<C>(
-    cipher: &C,
-    nonce: &[u8; 12],
-    ad: &[u8],
-    buffer: &mut [u8],
-    tag: &[u8; 16],
-) -> Option<()>
+fn portable_open<C>(cipher: &C, nonce: &[u8; 12], ad: &[u8], buffer: &mut [u8], tag: &[u8; 16]) -> Option<()>
 where
     C: AeadInOut,
     for<'a> &'a aes_gcm::aead::Nonce<C>: From<&'a [u8; 12]>,
     for<'a> &'a aes_gcm::aead::Tag<C>: From<&'a [u8; 16]>,
 {
-    cipher
-        .decrypt_inout_detached(nonce.into(), ad, buffer.into(), tag.into())
-        .ok()
+    cipher.decrypt_inout_detached(nonce.into(), ad, buffer.into(), tag.into()).ok()
 }
 
 #[cfg(feature = "accel")]
@@ -185,9 +167,7 @@ mod accelerated {
         buffer: &mut [u8],
     ) -> Option<[u8; 16]> {
         let nonce = Nonce::from(nonce);
-        let tag = key
-            .seal_in_place_separate_tag(nonce, Aad::from(ad), buffer)
-            .ok()?;
+        let tag = key.seal_in_place_separate_tag(nonce, Aad::from(ad), buffer).ok()?;
         tag.as_ref().try_into().ok()
     }
 
@@ -199,9 +179,7 @@ mod accelerated {
         tag: &[u8; 16],
     ) -> Option<()> {
         let nonce = Nonce::from(nonce);
-        key.open_in_place_separate_tag(nonce, Aad::from(ad), tag, ciphertext)
-            .ok()
-            .map(|_| ())
+        key.open_in_place_separate_tag(nonce, Aad::from(ad), tag, ciphertext).ok().map(|_| ())
     }
 }
 
@@ -215,8 +193,7 @@ mod tests {
         let nonce = hex::decode("070000004041424344454647").unwrap();
         let nonce = nonce.try_into().unwrap();
         let ad = hex::decode("50515253c0c1c2c3c4c5c6c7").unwrap();
-        let plaintext =
-            b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for \
+        let plaintext = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for \
             the future, sunscreen would be it.";
         for &backend in Backend::available() {
             let aead = Aead::new(backend, AeadAlgorithm::ChaCha20Poly1305, &key);
@@ -268,10 +245,7 @@ mod tests {
             let aead = Aead::new(backend, algorithm, &[1; 32]);
             let tag = aead.seal_in_place(&[0; 12], b"", &mut []);
             assert_eq!(aead.open_in_place(&[0; 12], b"", &mut [], &tag), Ok(()));
-            assert_eq!(
-                aead.open_in_place(&[0; 12], b"x", &mut [], &tag),
-                Err(Unauthentic)
-            );
+            assert_eq!(aead.open_in_place(&[0; 12], b"x", &mut [], &tag), Err(Unauthentic));
         }
     }
 

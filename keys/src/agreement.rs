@@ -21,9 +21,7 @@ impl Backend {
             Self::Portable => portable_public(secret),
             // AWS-LC can only fail here for want of memory; the portable result is the same.
             #[cfg(feature = "accel")]
-            Self::Accelerated => {
-                accelerated::public(secret).unwrap_or_else(|| portable_public(secret))
-            }
+            Self::Accelerated => accelerated::public(secret).unwrap_or_else(|| portable_public(secret)),
         }
     }
 
@@ -31,11 +29,7 @@ impl Backend {
     ///
     /// # Errors
     /// [`NonContributory`] when the result is all zeros.
-    pub fn x25519(
-        self,
-        secret: &[u8; 32],
-        public: &[u8; 32],
-    ) -> Result<SharedSecret, NonContributory> {
+    pub fn x25519(self, secret: &[u8; 32], public: &[u8; 32]) -> Result<SharedSecret, NonContributory> {
         match self {
             Self::Portable => portable(secret, public),
             #[cfg(feature = "accel")]
@@ -76,10 +70,7 @@ mod accelerated {
     }
 
     /// AWS-LC refuses an all-zero result itself; the check is repeated so that it does not rest on that.
-    pub(super) fn agree(
-        secret: &[u8; 32],
-        public: &[u8; 32],
-    ) -> Result<SharedSecret, NonContributory> {
+    pub(super) fn agree(secret: &[u8; 32], public: &[u8; 32]) -> Result<SharedSecret, NonContributory> {
         let key = PrivateKey::from_private_key(&X25519, secret).map_err(|_| NonContributory)?;
         let peer = UnparsedPublicKey::new(&X25519, public);
         aws_agree(&key, peer, NonContributory, |shared| {
@@ -155,8 +146,7 @@ mod tests {
     }
 
     const ONE_ROUND: &str = "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079";
-    const THOUSAND_ROUNDS: &str =
-        "684cf59ba83309552800ef566f2f4d3c1c3887c49360e3875f2eb94d99532c51";
+    const THOUSAND_ROUNDS: &str = "684cf59ba83309552800ef566f2f4d3c1c3887c49360e3875f2eb94d99532c51";
 
     /// 0, 1, the two points of order 8, p − 1, p and p + 1, little endian.
     const LOW_ORDER: [&str; 7] = [

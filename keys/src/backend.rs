@@ -47,13 +47,11 @@ impl Backend {
     pub fn has_hardware_aes() -> bool {
         #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
         {
-            std::arch::is_x86_feature_detected!("aes")
-                && std::arch::is_x86_feature_detected!("pclmulqdq")
+            std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq")
         }
         #[cfg(target_arch = "aarch64")]
         {
-            std::arch::is_aarch64_feature_detected!("aes")
-                && std::arch::is_aarch64_feature_detected!("pmull")
+            std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull")
         }
         #[cfg(not(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64")))]
         {
@@ -70,9 +68,6 @@ mod tests {
     fn the_best_backend_is_the_last_available_one() {
         assert_eq!(Backend::available().first(), Some(&Backend::Portable));
         assert_eq!(Backend::available().last(), Some(&Backend::best()));
-        assert_eq!(
-            Backend::available().len(),
-            if cfg!(feature = "accel") { 2 } else { 1 }
-        );
+        assert_eq!(Backend::available().len(), if cfg!(feature = "accel") { 2 } else { 1 });
     }
 }

@@ -29,9 +29,7 @@ pub fn mac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
 /// # Errors
 /// [`Unauthentic`] when `tag` is not [`mac`] of `message` under `key`.
 pub fn mac_verify(key: &[u8; 32], message: &[u8], tag: &[u8; 32]) -> Result<(), Unauthentic> {
-    keyed(key, message)
-        .verify(tag.into())
-        .map_err(|_| Unauthentic)
+    keyed(key, message).verify(tag.into()).map_err(|_| Unauthentic)
 }
 
 /// HKDF-Extract over HMAC-BLAKE2s-256: the pseudorandom key of `input` under `salt` (any lengths).
@@ -58,10 +56,7 @@ fn keyed(key: &[u8; 32], message: &[u8]) -> Blake2sMac256 {
 }
 
 fn expand(key: &[u8; 32], info: &[u8], output: &mut [u8]) {
-    assert!(
-        output.len() <= EXPAND_BYTES_MAX,
-        "HKDF-Expand of more than {EXPAND_BYTES_MAX} bytes"
-    );
+    assert!(output.len() <= EXPAND_BYTES_MAX, "HKDF-Expand of more than {EXPAND_BYTES_MAX} bytes");
     let expanded = SimpleHkdf::<Blake2s256>::from_prk(key).map(|hkdf| hkdf.expand(info, output));
     // The key is exactly one hash long and the length is checked above: the two reasons to fail.
     assert!(matches!(expanded, Ok(Ok(()))), "HKDF-Expand failed");
@@ -184,11 +179,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "HKDF-Expand of more than 8160 bytes")]
     fn expansion_beyond_255_blocks_panics() {
-        hkdf_expand(
-            &[7; 32],
-            &Label::new("long"),
-            &mut vec![0; EXPAND_BYTES_MAX + 1],
-        );
+        hkdf_expand(&[7; 32], &Label::new("long"), &mut vec![0; EXPAND_BYTES_MAX + 1]);
     }
 
     /// The deterministic sequence of RFC 7693 appendix E, seeded with its length.

@@ -57,10 +57,7 @@ impl Backend {
 
     /// The key pair of `seed` (`d || z`, FIPS 203 §7.1), which is the form to store a key in.
     #[must_use]
-    pub fn kem_from_seed(
-        self,
-        seed: &[u8; 64],
-    ) -> (DecapsulationKey, [u8; ENCAPSULATION_KEY_BYTES]) {
+    pub fn kem_from_seed(self, seed: &[u8; 64]) -> (DecapsulationKey, [u8; ENCAPSULATION_KEY_BYTES]) {
         let key = Box::new(DecapsulationKey768::from_seed((*seed).into()));
         let public = key.encapsulation_key().to_bytes().into();
         #[cfg(feature = "accel")]
@@ -174,10 +171,7 @@ mod accelerated {
         let key = EncapsulationKey::new(&ML_KEM_768, key).ok()?;
         let (ciphertext, shared) = key.encapsulate().ok()?;
         let ciphertext = ciphertext.as_ref().try_into().ok()?;
-        Some((
-            ciphertext,
-            SharedSecret::new(shared.as_ref().try_into().ok()?),
-        ))
+        Some((ciphertext, SharedSecret::new(shared.as_ref().try_into().ok()?)))
     }
 
     pub(super) fn decapsulate(
@@ -224,9 +218,7 @@ mod tests {
     #[test]
     fn the_accelerated_backend_leaves_the_callers_randomness_alone() {
         let (key, public) = Backend::Accelerated.kem_generate(&mut Untouched);
-        let (ciphertext, secret) = Backend::Accelerated
-            .encapsulate(&public, &mut Untouched)
-            .unwrap();
+        let (ciphertext, secret) = Backend::Accelerated.encapsulate(&public, &mut Untouched).unwrap();
         assert_eq!(key.decapsulate(&ciphertext).as_bytes(), secret.as_bytes());
         let (_, another) = Backend::Accelerated.kem_generate(&mut Untouched);
         assert_ne!(public, another);

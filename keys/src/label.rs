@@ -26,10 +26,7 @@ impl Label {
     /// Starts `L(label, ..)`.
     #[must_use]
     pub fn new(label: &str) -> Self {
-        let start = Self {
-            count: 0,
-            elements: Vec::with_capacity(64),
-        };
+        let start = Self { count: 0, elements: Vec::with_capacity(64) };
         start.text(DOMAIN).text(label)
     }
 
@@ -176,10 +173,7 @@ mod tests {
         }
         let body = vec![7; 300];
         let encoded = Label::new("sig").bytes(&body).encode();
-        assert_eq!(
-            hex::encode(&encoded[..17]),
-            "83686f6e776172642f316373696759012c"
-        );
+        assert_eq!(hex::encode(&encoded[..17]), "83686f6e776172642f316373696759012c");
         assert_eq!(encoded[17..], body);
     }
 

@@ -35,14 +35,10 @@ pub use agreement::NonContributory;
 pub use backend::Backend;
 pub use error::{KeyError, Operation, StoreError};
 pub use hash::{hash, hkdf_expand, hkdf_extract, mac, mac_verify};
-pub use kem::{
-    CIPHERTEXT_BYTES, DecapsulationKey, ENCAPSULATION_KEY_BYTES, InvalidEncapsulationKey,
-};
+pub use kem::{CIPHERTEXT_BYTES, DecapsulationKey, ENCAPSULATION_KEY_BYTES, InvalidEncapsulationKey};
 pub use label::Label;
 pub use rand_core::CryptoRng;
 pub use secret::SharedSecret;
-pub use signature::{
-    PublicKey, Signature, SignatureAlgorithm, SignatureError, SignatureType, signed_bytes,
-};
+pub use signature::{PublicKey, Signature, SignatureAlgorithm, SignatureError, SignatureType, signed_bytes};
 pub use software::SoftwareVault;
 pub use vault::{Answer, KeyId, KeyInfo, KeyUsage, PublicHalf, Vault};

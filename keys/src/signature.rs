@@ -176,18 +176,12 @@ impl PublicKey {
         if bytes.len() != algorithm.public_key_bytes() {
             return Err(SignatureError::MalformedKey);
         }
-        Ok(Self {
-            algorithm,
-            bytes: bytes.into(),
-        })
+        Ok(Self { algorithm, bytes: bytes.into() })
     }
 
     /// An Ed25519 key made here.
     pub(crate) fn ed25519(bytes: [u8; 32]) -> Self {
-        Self {
-            algorithm: SignatureAlgorithm::Ed25519,
-            bytes: bytes.into(),
-        }
+        Self { algorithm: SignatureAlgorithm::Ed25519, bytes: bytes.into() }
     }
 
     /// The key's algorithm.
@@ -220,11 +214,7 @@ impl PublicKey {
     ///
     /// # Errors
     /// [`SignatureError`]: unsupported algorithm, key off the curve, or signature not valid.
-    pub fn verify_message(
-        &self,
-        message: &[u8],
-        signature: &Signature,
-    ) -> Result<(), SignatureError> {
+    pub fn verify_message(&self, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
         if signature.algorithm != self.algorithm {
             return Err(SignatureError::NotValid);
         }
@@ -242,10 +232,9 @@ impl PublicKey {
         let Ok(Ok(key)) = key else {
             return Err(SignatureError::MalformedKey);
         };
-        let signature = ed25519_dalek::Signature::from_slice(signature)
-            .map_err(|_| SignatureError::NotValid)?;
-        key.verify_strict(message, &signature)
-            .map_err(|_| SignatureError::NotValid)
+        let signature =
+            ed25519_dalek::Signature::from_slice(signature).map_err(|_| SignatureError::NotValid)?;
+        key.verify_strict(message, &signature).map_err(|_| SignatureError::NotValid)
     }
 
     /// Only low S: the other half of the pair `(r, s)`, `(r, n - s)` would be a second valid signature.
@@ -258,8 +247,7 @@ impl PublicKey {
         if signature.normalize_s() != signature {
             return Err(SignatureError::NotValid);
         }
-        key.verify(message, &signature)
-            .map_err(|_| SignatureError::NotValid)
+        key.verify(message, &signature).map_err(|_| SignatureError::NotValid)
     }
 }
 
@@ -311,10 +299,7 @@ mod tests {
             assert_eq!(algorithm.signature_bytes(), signature);
             assert!(PublicKey::new(algorithm, &vec![0; key]).is_ok());
             for length in [key - 1, key + 1] {
-                assert_eq!(
-                    PublicKey::new(algorithm, &vec![0; length]),
-                    Err(SignatureError::MalformedKey)
-                );
+                assert_eq!(PublicKey::new(algorithm, &vec![0; length]), Err(SignatureError::MalformedKey));
             }
         }
         for number in [0, 4, 255] {
@@ -327,10 +312,7 @@ mod tests {
     #[test]
     fn ed25519_agrees_with_rfc_8032() {
         for (key, message, signature) in RFC_8032 {
-            assert_eq!(
-                verify(key, &hex::decode(message).unwrap(), signature),
-                Ok(())
-            );
+            assert_eq!(verify(key, &hex::decode(message).unwrap(), signature), Ok(()));
             let refused = verify(key, b"another message", signature);
             assert_eq!(refused, Err(SignatureError::NotValid));
         }
@@ -368,10 +350,7 @@ mod tests {
     #[test]
     fn ml_dsa_is_recognised_but_unsupported() {
         let key = PublicKey::new(SignatureAlgorithm::MlDsa65, &[0; 1952]).unwrap();
-        let signature = Signature {
-            algorithm: SignatureAlgorithm::MlDsa65,
-            bytes: vec![0; 3309],
-        };
+        let signature = Signature { algorithm: SignatureAlgorithm::MlDsa65, bytes: vec![0; 3309] };
         let refused = key.verify(SignatureType::Credential, b"", &signature);
         assert_eq!(refused, Err(SignatureError::Unsupported));
     }
@@ -381,10 +360,7 @@ mod tests {
         let (key, _, signature) = RFC_8032[0];
         let key = PublicKey::new(SignatureAlgorithm::Ed25519, &hex::decode(key).unwrap()).unwrap();
         let bytes = hex::decode(signature).unwrap();
-        let mut signature = Signature {
-            algorithm: SignatureAlgorithm::EcdsaP256,
-            bytes,
-        };
+        let mut signature = Signature { algorithm: SignatureAlgorithm::EcdsaP256, bytes };
         let refused = key.verify_message(b"", &signature);
         assert_eq!(refused, Err(SignatureError::NotValid));
         signature.algorithm = SignatureAlgorithm::Ed25519;
@@ -401,16 +377,13 @@ mod tests {
         let key = signer.verifying_key().to_sec1_point(true);
         let key = PublicKey::new(SignatureAlgorithm::EcdsaP256, key.as_bytes()).unwrap();
         let body = b"body";
-        let made: p256::ecdsa::Signature =
-            signer.sign(&signed_bytes(SignatureType::Credential, body));
+        let made: p256::ecdsa::Signature = signer.sign(&signed_bytes(SignatureType::Credential, body));
         let low = made.normalize_s();
         let (r, s) = low.split_scalars();
         let high = p256::ecdsa::Signature::from_scalars(r, -s).unwrap();
         let verified = |signature: p256::ecdsa::Signature| {
-            let signature = Signature {
-                algorithm: SignatureAlgorithm::EcdsaP256,
-                bytes: signature.to_bytes().to_vec(),
-            };
+            let signature =
+                Signature { algorithm: SignatureAlgorithm::EcdsaP256, bytes: signature.to_bytes().to_vec() };
             key.verify(SignatureType::Credential, body, &signature)
         };
         assert_eq!(verified(low), Ok(()));
@@ -434,10 +407,8 @@ mod tests {
 
     fn verify(key: &str, message: &[u8], signature: &str) -> Result<(), SignatureError> {
         let key = PublicKey::new(SignatureAlgorithm::Ed25519, &hex::decode(key).unwrap())?;
-        let signature = Signature {
-            algorithm: SignatureAlgorithm::Ed25519,
-            bytes: hex::decode(signature).unwrap(),
-        };
+        let signature =
+            Signature { algorithm: SignatureAlgorithm::Ed25519, bytes: hex::decode(signature).unwrap() };
         key.verify_message(message, &signature)
     }
 

@@ -14,8 +14,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use self::directory::{Directory, Keys};
 use crate::{
-    Answer, Backend, KeyError, KeyId, KeyInfo, KeyUsage, Operation, PublicHalf, PublicKey,
-    SharedSecret, Signature, SignatureAlgorithm, SignatureType, Vault, signed_bytes,
+    Answer, Backend, KeyError, KeyId, KeyInfo, KeyUsage, Operation, PublicHalf, PublicKey, SharedSecret,
+    Signature, SignatureAlgorithm, SignatureType, Vault, signed_bytes,
 };
 
 mod directory;
@@ -33,10 +33,7 @@ impl SoftwareVault {
     /// An empty vault in memory: its keys end with it.
     #[must_use]
     pub fn ephemeral() -> Self {
-        Self {
-            keys: Mutex::default(),
-            directory: None,
-        }
+        Self { keys: Mutex::default(), directory: None }
     }
 
     /// The vault in the directory `path`, which is made (mode 0700) when it is missing.
@@ -48,10 +45,7 @@ impl SoftwareVault {
     /// [`KeyError::Store`] naming the first file that is exposed to others, a link, unknown or malformed.
     pub fn open(path: &Path) -> Result<Self, KeyError> {
         let (directory, keys) = Directory::open(path)?;
-        Ok(Self {
-            keys: Mutex::new(keys),
-            directory: Some(directory),
-        })
+        Ok(Self { keys: Mutex::new(keys), directory: Some(directory) })
     }
 
     fn keys(&self) -> MutexGuard<'_, Keys> {
@@ -122,12 +116,7 @@ impl Vault for SoftwareVault {
         })
     }
 
-    fn sign<'a>(
-        &'a self,
-        key: KeyId,
-        kind: SignatureType,
-        body: &'a [u8],
-    ) -> Answer<'a, Signature> {
+    fn sign<'a>(&'a self, key: KeyId, kind: SignatureType, body: &'a [u8]) -> Answer<'a, Signature> {
         Box::pin(async move { self.sign_now(key, kind, body) })
     }
 
@@ -158,9 +147,7 @@ impl Vault for SoftwareVault {
 impl fmt::Debug for SoftwareVault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { keys: _, directory } = self;
-        f.debug_struct("SoftwareVault")
-            .field("directory", directory)
-            .finish_non_exhaustive()
+        f.debug_struct("SoftwareVault").field("directory", directory).finish_non_exhaustive()
     }
 }
 
@@ -185,19 +172,11 @@ impl PrivateKey {
         };
         let mut boxed = Box::new([0; 32]);
         boxed.copy_from_slice(secret);
-        Self {
-            usage,
-            public,
-            secret: boxed,
-        }
+        Self { usage, public, secret: boxed }
     }
 
     fn misused(&self, key: KeyId, operation: Operation) -> KeyError {
-        KeyError::WrongUsage {
-            key,
-            usage: self.usage,
-            operation,
-        }
+        KeyError::WrongUsage { key, usage: self.usage, operation }
     }
 }
 

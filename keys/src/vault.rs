@@ -34,8 +34,7 @@ pub trait Vault: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`KeyError::NoSuchKey`]; [`KeyError::WrongUsage`] when the key may not sign a `kind`.
-    fn sign<'a>(&'a self, key: KeyId, kind: SignatureType, body: &'a [u8])
-    -> Answer<'a, Signature>;
+    fn sign<'a>(&'a self, key: KeyId, kind: SignatureType, body: &'a [u8]) -> Answer<'a, Signature>;
 
     /// Agrees by X25519 with the owner of `peer` (32 bytes).
     ///
@@ -163,18 +162,13 @@ impl KeyUsage {
     /// The usage with this purpose number.
     #[must_use]
     pub fn from_purpose(purpose: u8) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|usage| usage.purpose() == Some(purpose))
+        Self::ALL.into_iter().find(|usage| usage.purpose() == Some(purpose))
     }
 
     /// Whether the key is an X25519 key and agrees; every other key signs.
     #[must_use]
     pub const fn agrees(self) -> bool {
-        matches!(
-            self,
-            Self::ChannelStatic | Self::EnvelopeStatic | Self::Ok2cryStatic
-        )
+        matches!(self, Self::ChannelStatic | Self::EnvelopeStatic | Self::Ok2cryStatic)
     }
 
     /// Whether the key may sign a `kind`.
@@ -187,10 +181,9 @@ impl KeyUsage {
             Self::PrekeySigning => matches!(kind, T::Prekey),
             Self::AuditSigning => matches!(kind, T::AuditSth),
             Self::Ok2crySigning => matches!(kind, T::Ok2cryKey | T::Ok2crySealed),
-            Self::MessageSigning => matches!(
-                kind,
-                T::SfMessage | T::PrekeyIssue | T::EsStep | T::EsDesync | T::EsDead
-            ),
+            Self::MessageSigning => {
+                matches!(kind, T::SfMessage | T::PrekeyIssue | T::EsStep | T::EsDesync | T::EsDead)
+            }
             Self::ChannelStatic | Self::EnvelopeStatic | Self::Ok2cryStatic => false,
         }
     }

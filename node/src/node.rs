@@ -11,8 +11,8 @@ use std::time::Duration;
 use onward_routing::{Address, DialRule, FlowId, Route};
 use onward_transports as transports;
 use onward_workers::{
-    AskError, Dialer, Failure, FnWorker, Hop, Payload, Relay, Reply, Router, Supervisor, SupervisorHandle, Worker,
-    WorkerHandle,
+    AskError, Dialer, Failure, FnWorker, Hop, Payload, Relay, Reply, Router, Supervisor, SupervisorHandle,
+    Worker, WorkerHandle,
 };
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -81,7 +81,9 @@ impl NodeBuilder {
         let channels = {
             let vault = match (self.vault, &state) {
                 (Some(vault), _) => vault,
-                (None, Some(state)) => Arc::new(onward_keys::SoftwareVault::open(&state.path().join("keys"))?),
+                (None, Some(state)) => {
+                    Arc::new(onward_keys::SoftwareVault::open(&state.path().join("keys"))?)
+                }
                 (None, None) => Arc::new(onward_keys::SoftwareVault::ephemeral()),
             };
             let known = load_histories(state.as_ref())?;
@@ -305,7 +307,8 @@ impl Node {
     #[cfg(any(feature = "tcp", feature = "unix"))]
     fn keep_listener(&self, kind: &str, listener: transports::Listener) -> Listener {
         let name = format!("{kind}:{}", listener.local_address().trim_start_matches(&format!("{kind}:")));
-        let listener = Listener { router: Arc::clone(&self.inner.router), listener: Arc::new(listener), name };
+        let listener =
+            Listener { router: Arc::clone(&self.inner.router), listener: Arc::new(listener), name };
         lock(&self.inner.listeners).push(listener.clone());
         listener
     }
@@ -435,7 +438,8 @@ impl Node {
 
     async fn new_history(&self) -> Result<onward_channels::identity::Identity, NodeError> {
         let now = crate::channel::unix_now();
-        Ok(onward_channels::identity::Identity::create(&*self.inner.channels.vault, now, IDENTITY_SECONDS).await?)
+        Ok(onward_channels::identity::Identity::create(&*self.inner.channels.vault, now, IDENTITY_SECONDS)
+            .await?)
     }
 
     /// The identity kept under `name` in the state directory; made if there is none.
@@ -459,7 +463,8 @@ impl Node {
     pub async fn load_identity(&self, name: &str) -> Result<Option<Identity>, NodeError> {
         let state = self.state().ok_or(NodeError::Misuse("a kept identity needs a state directory"))?;
         let Some(bytes) = state.read(&identity_file(name)?)? else { return Ok(None) };
-        let split = bytes.len().checked_sub(STATIC_KEY_BYTES).ok_or(NodeError::Misuse("a damaged identity file"))?;
+        let split =
+            bytes.len().checked_sub(STATIC_KEY_BYTES).ok_or(NodeError::Misuse("a damaged identity file"))?;
         let (history, key) = bytes.split_at(split);
         let history = onward_channels::identity::Identity::decode(history)?;
         let key = onward_keys::KeyId::from_bytes(key.try_into().unwrap_or_default());
@@ -471,7 +476,8 @@ impl Node {
     /// # Errors
     /// As [`Node::load_or_create_identity`]; [`NodeError::Misuse`] if there is none.
     pub async fn rotate_identity(&self, name: &str) -> Result<Identity, NodeError> {
-        let identity = self.load_identity(name).await?.ok_or(NodeError::Misuse("there is no such identity"))?;
+        let identity =
+            self.load_identity(name).await?.ok_or(NodeError::Misuse("there is no such identity"))?;
         let vault = &*self.inner.channels.vault;
         let rotated = identity.history.rotate(vault, crate::channel::unix_now(), IDENTITY_SECONDS).await?;
         let old = identity.history.key();
@@ -537,7 +543,12 @@ impl Node {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, no channel is left behind here.
-    pub async fn open_channel(&self, identity: &Identity, route: Route, peer: Peer) -> Result<Channel, NodeError> {
+    pub async fn open_channel(
+        &self,
+        identity: &Identity,
+        route: Route,
+        peer: Peer,
+    ) -> Result<Channel, NodeError> {
         self.open_channel_with(identity, route, peer, ChannelOptions::default()).await
     }
 
@@ -722,7 +733,11 @@ impl NodeRoute {
     ///
     /// # Errors
     /// As [`NodeRoute::ask`].
-    pub async fn ask_within<Q: Payload, R: Payload>(&self, request: &Q, within: Duration) -> Result<R, AskError> {
+    pub async fn ask_within<Q: Payload, R: Payload>(
+        &self,
+        request: &Q,
+        within: Duration,
+    ) -> Result<R, AskError> {
         self.router.ask(&self.route, request, within).await
     }
 

@@ -13,9 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::{Bytes, BytesMut};
 use onward_channels::identity::Identifier;
 use onward_channels::{
-    BODY_MAX, Binding, ChannelError, CloseCode, Confirmation, Content, Due, FRAGMENT_HEAD_BYTES, FrameType, HEAD_ROOM,
-    Now, Opener,
-    PIECE_MAX, PlannedFragment, Reassembly, Role, Sealer,
+    BODY_MAX, Binding, ChannelError, CloseCode, Confirmation, Content, Due, FRAGMENT_HEAD_BYTES, FrameType,
+    HEAD_ROOM, Now, Opener, PIECE_MAX, PlannedFragment, Reassembly, Role, Sealer,
 };
 use onward_routing::{Address, ErrorCode, FlowId, LENGTH_HEAD, Message, Route, RouteRef};
 use onward_workers::{Charge, FrameSink, Next, Router, Step};
@@ -95,7 +94,12 @@ enum Received {
 
 impl Session {
     pub(crate) fn new(id: u128, inbox: mpsc::Sender<Arrived>) -> Arc<Self> {
-        Arc::new(Self { id, inbox: Mutex::new(Some(inbox)), ready: OnceLock::new(), closed: AtomicBool::new(false) })
+        Arc::new(Self {
+            id,
+            inbox: Mutex::new(Some(inbox)),
+            ready: OnceLock::new(),
+            closed: AtomicBool::new(false),
+        })
     }
 
     /// The channel is established: records are opened here from now on.
@@ -163,9 +167,13 @@ impl Session {
         loop {
             let due = lock(&ready.sealing).sealer.due(now)?;
             match due {
-                Due::KeepAlive => self.send_control(router, |sealer, out| sealer.seal_empty(now, FrameType::KeepAlive, out)),
+                Due::KeepAlive => {
+                    self.send_control(router, |sealer, out| sealer.seal_empty(now, FrameType::KeepAlive, out))
+                }
                 Due::AskRehandshake | Due::SoftAge => {
-                    self.send_control(router, |sealer, out| sealer.seal_empty(now, FrameType::Rehandshake, out));
+                    self.send_control(router, |sealer, out| {
+                        sealer.seal_empty(now, FrameType::Rehandshake, out)
+                    });
                 }
                 Due::Close(code) => return Some(code),
             }
@@ -297,7 +305,8 @@ impl Way {
         if self.sink.as_ref().is_some_and(|step| !lost(step)) {
             return;
         }
-        self.sink = self.onward.as_ref().first().and_then(|first| router.sink(first)).filter(|step| !lost(step));
+        self.sink =
+            self.onward.as_ref().first().and_then(|first| router.sink(first)).filter(|step| !lost(step));
         if let Some(sink) = self.sink.as_ref().and_then(|step| step.as_sink()) {
             router.reach_mut().admit_session(session, sink.flow());
         }
@@ -398,7 +407,10 @@ enum Record {
 
 impl Ready {
     /// A message that carries a frame of the channel's own.
-    fn control<T>(&self, seal: impl FnOnce(&mut Sealer, &mut Vec<u8>) -> Result<T, ChannelError>) -> Option<Message> {
+    fn control<T>(
+        &self,
+        seal: impl FnOnce(&mut Sealer, &mut Vec<u8>) -> Result<T, ChannelError>,
+    ) -> Option<Message> {
         let mut sealing = lock(&self.sealing);
         let mut record = Vec::new();
         seal(&mut sealing.sealer, &mut record).ok()?;
@@ -434,7 +446,9 @@ impl Ready {
     /// Opens a record in memory of its own.
     fn receive(&self, router: &Arc<Router>, record: &mut [u8], ret: Option<&Route>) -> Received {
         match self.open(router, record, ret) {
-            Record::Data(range) => self.take_in(router, Message::decode(&record[range], router.limits().payload_bytes, None)),
+            Record::Data(range) => {
+                self.take_in(router, Message::decode(&record[range], router.limits().payload_bytes, None))
+            }
             other => self.receive_rest(router, other),
         }
     }
@@ -464,7 +478,11 @@ impl Ready {
     }
 
     /// Marks a message that came through the channel as an ingress does.
-    fn take_in(&self, router: &Arc<Router>, decoded: Result<Message, onward_routing::DecodeError>) -> Received {
+    fn take_in(
+        &self,
+        router: &Arc<Router>,
+        decoded: Result<Message, onward_routing::DecodeError>,
+    ) -> Received {
         let Ok(mut message) = decoded else { return Received::Nothing };
         message.set_flow(self.flow);
         message.clamp_hops();
@@ -535,7 +553,10 @@ impl Step for Encryptor {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("peer", &self.peer()).field("closed", &self.is_closed()).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("peer", &self.peer())
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
     }
 }
 

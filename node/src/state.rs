@@ -71,7 +71,8 @@ impl StateDir {
         }
         let fresh = path.with_extension("new");
         let written = (|| {
-            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+            let mut file =
+                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&fresh, &path)?;
@@ -109,7 +110,11 @@ fn make_private(path: &Path) -> Result<(), NodeError> {
     made.map_err(|source| failed("make", path, source))?;
     let mode = fs::metadata(path).map_err(|source| failed("read", path, source))?.permissions().mode();
     if mode & 0o022 != 0 {
-        return Err(failed("use", path, io::Error::other(format!("others may write to it (mode {:o})", mode & 0o777))));
+        return Err(failed(
+            "use",
+            path,
+            io::Error::other(format!("others may write to it (mode {:o})", mode & 0o777)),
+        ));
     }
     Ok(())
 }

@@ -191,6 +191,26 @@ impl Reach {
         self.pairs.insert((other, one), Pair { expires: None });
     }
 
+    /// As [`Reach::pair`], for a message of `one` that was dialled through to `other` by way of `hops`:
+    /// answers may pass the same hops back.
+    pub fn pair_by_way_of<'a>(
+        &mut self,
+        one: FlowId,
+        other: FlowId,
+        hops: impl Iterator<Item = AddressRef<'a>>,
+    ) {
+        self.pair(one, other);
+        if let Some(flow) = self.flows.get_mut(&other) {
+            flow.exposed.extend(hops.map(AddressRef::to_owned));
+        }
+    }
+
+    /// Whether a flow itself exposes an address.
+    #[must_use]
+    pub fn exposes(&self, id: FlowId, worker: AddressRef<'_>) -> bool {
+        self.flows.get(&id).is_some_and(|flow| flow.exposed.contains(worker.encoded()))
+    }
+
     /// Pairs for a relay: what comes by `from` may leave by `to` until [`PAIR_LIFETIME`] after `now`.
     pub fn pair_one_way(&mut self, from: FlowId, to: FlowId, now: Duration) {
         let pair = self.pairs.entry((from, to)).or_insert(Pair { expires: Some(now) });
@@ -593,6 +613,19 @@ mod tests {
         reach.close_flow(ONE);
         reach.open_flow(ONE, FlowKind::Transport, Some(LISTENER));
         assert_eq!(reach.check(ONE, to_two.as_ref(), NOW), Err(Denied), "the pair ended with its flow");
+    }
+
+    #[test]
+    fn answers_to_a_dialled_message_pass_the_hops_it_passed() {
+        let mut reach = reach();
+        let hop = name("hop");
+        reach.pair_by_way_of(ONE, TWO, [hop.as_ref()].into_iter());
+        assert!(reach.exposes(TWO, hop.as_ref()) && !reach.exposes(ONE, hop.as_ref()));
+        assert!(
+            reach.check(TWO, hop.as_ref(), NOW).is_ok()
+                && reach.check(TWO, Address::random(20).as_ref(), NOW).is_ok()
+        );
+        assert_eq!(reach.check(TWO, name("bank").as_ref(), NOW), Err(Denied));
     }
 
     #[test]

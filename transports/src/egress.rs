@@ -335,7 +335,8 @@ impl FrameSink for Egress {
     fn append(&self, bytes: usize, write: &mut dyn FnMut(&mut Vec<u8>)) -> Result<(), Closed> {
         let cost = if bytes == 0 { 0 } else { self.room.cost(bytes) };
         let mut state = self.state();
-        if !matches!(state.mode, Mode::Open | Mode::Waiting) || !state.batch.frame(cost, None, write, |_| {}) {
+        if !matches!(state.mode, Mode::Open | Mode::Waiting) || !state.batch.frame(cost, None, write, |_| {})
+        {
             drop(state);
             self.room.give_cost(cost);
             return Err(Closed);

@@ -110,7 +110,9 @@ impl Asks {
 
     /// Whether an answer to `id` that came by `flow` would be taken.
     pub(crate) fn takes(&self, id: u128, flow: FlowId) -> bool {
-        let open = |slot: &mut Slot| matches!(slot.state, State::Waiting(_)) && (flow.is_local() || slot.flow == flow);
+        let open = |slot: &mut Slot| {
+            matches!(slot.state, State::Waiting(_)) && (flow.is_local() || slot.flow == flow)
+        };
         self.with_slot(id, open).unwrap_or(false)
     }
 

@@ -166,10 +166,9 @@ impl Context {
     pub fn watch(&self, address: &Address) {
         match self.router.mailbox(address) {
             Some(mailbox) => mailbox.watch(&self.mailbox),
-            None => self.mailbox.notify(Notice::Ended(Ended {
-                worker: address.clone(),
-                reason: EndReason::Stopped,
-            })),
+            None => self
+                .mailbox
+                .notify(Notice::Ended(Ended { worker: address.clone(), reason: EndReason::Stopped })),
         }
     }
 
@@ -261,7 +260,10 @@ pub(crate) fn with_scratch<T>(act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("address", self.address()).field("flow", &self.flow).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("address", self.address())
+            .field("flow", &self.flow)
+            .finish_non_exhaustive()
     }
 }
 

@@ -99,7 +99,11 @@ impl Mailbox {
     }
 
     /// Waits for a notice, or swaps out all messages into the empty `batch` and frees their room.
-    pub(crate) fn poll_next(&self, cx: &mut Context<'_>, batch: &mut VecDeque<Message>) -> Poll<Option<Notice>> {
+    pub(crate) fn poll_next(
+        &self,
+        cx: &mut Context<'_>,
+        batch: &mut VecDeque<Message>,
+    ) -> Poll<Option<Notice>> {
         let mut state = self.state();
         if let Some(notice) = state.notices.pop_front() {
             return Poll::Ready(Some(notice));

@@ -124,7 +124,12 @@ pub trait Dialer: Send + Sync + 'static {
     /// The connection to `endpoint`, made in the background if there is none yet.
     ///
     /// `rule` is the rule by which a message from `flow` may have it dialled; `None` for local ones.
-    fn dial(&self, router: &Arc<Router>, endpoint: AddressRef<'_>, rule: Option<&DialRule>) -> Option<Arc<dyn Step>>;
+    fn dial(
+        &self,
+        router: &Arc<Router>,
+        endpoint: AddressRef<'_>,
+        rule: Option<&DialRule>,
+    ) -> Option<Arc<dyn Step>>;
 }
 
 /// What an address leads to.
@@ -152,7 +157,9 @@ impl Target {
             Self::Step(step) => step.step(router, message, charge),
             Self::Mailbox(mailbox) => {
                 let bytes = message.memory();
-                if !charge.is_some_and(|charge| charge.spend(&mailbox.room, bytes)) && !mailbox.room.try_take(bytes) {
+                if !charge.is_some_and(|charge| charge.spend(&mailbox.room, bytes))
+                    && !mailbox.room.try_take(bytes)
+                {
                     return if mailbox.is_closed() {
                         Next::Refused(ErrorCode::Stopped, message)
                     } else {
@@ -318,7 +325,8 @@ impl Router {
     /// All addresses of workers and steps with a name of their own, sorted.
     #[must_use]
     pub fn names(&self) -> Vec<Address> {
-        let named = |address: &Address| address.kind() == Kind::Local && address.as_ref().random_id().is_none();
+        let named =
+            |address: &Address| address.kind() == Kind::Local && address.as_ref().random_id().is_none();
         let mut names: Vec<_> =
             self.directory.iter().map(|entry| entry.key().clone()).filter(named).collect();
         names.sort_by(|a, b| a.value().cmp(b.value()));
@@ -425,7 +433,9 @@ impl Router {
             message = match target.act(self, message, None) {
                 Next::Forward(message) => message,
                 Next::Done(spare) => return Walk::Done(spare),
-                Next::Full(room, bytes, message) => return Walk::Full(Pending { message, target, room, bytes }),
+                Next::Full(room, bytes, message) => {
+                    return Walk::Full(Pending { message, target, room, bytes });
+                }
                 Next::Refused(code, message) => return Walk::Refused(code, message),
             };
         }
@@ -532,13 +542,20 @@ impl Router {
     /// Makes or prolongs the pair by which answers come back to a message in transit.
     fn keep_pair(&self, message: &Message, egress: FlowId) {
         let (flow, now) = (message.flow(), self.now());
-        if flow == egress || self.reach().pair_is_fresh(egress, flow, now) {
+        if flow == egress {
             return;
         }
+        let is_fresh = {
+            let reach = self.reach();
+            reach.pair_is_fresh(egress, flow, now)
+                && hops_passed(message).all(|hop| reach.exposes(egress, hop))
+        };
         if message.next_is_configured() {
-            self.reach_mut().pair_one_way(egress, flow, now);
-        } else if message.next().is_some_and(|next| next.kind() != Kind::Local) {
-            self.reach_mut().pair(flow, egress);
+            if !self.reach().pair_is_fresh(egress, flow, now) {
+                self.reach_mut().pair_one_way(egress, flow, now);
+            }
+        } else if !is_fresh && message.next().is_some_and(|next| next.kind() != Kind::Local) {
+            self.reach_mut().pair_by_way_of(flow, egress, hops_passed(message));
         }
     }
 
@@ -549,13 +566,11 @@ impl Router {
             if self.asks.bind(id, egress) {
                 return Ok(());
             }
-            match self.reach().session_admits(id, egress) {
-                Some(true) => return Ok(()),
-                Some(false) => {
-                    self.reach_mut().admit_session(id, egress);
-                    return Ok(());
-                }
-                None => {}
+            // Read before writing: nearly always the session is admitted already.
+            let admitted = self.reach().session_admits(id, egress);
+            if admitted == Some(true) || admitted == Some(false) && self.reach_mut().admit_session(id, egress)
+            {
+                return Ok(());
             }
         }
         let sender = sender.to_owned();
@@ -585,6 +600,12 @@ impl Router {
             let _ = self.try_send(report);
         }
     }
+}
+
+/// The hops of this node that a message in transit has passed: what stands on its return route in
+/// front of the connection it came by, which its ingress wrote.
+fn hops_passed(message: &Message) -> impl Iterator<Item = AddressRef<'_>> {
+    message.ret().iter().take_while(|address| address.random_id().is_none())
 }
 
 enum Found {

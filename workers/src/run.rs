@@ -75,7 +75,11 @@ impl WorkerHandle {
 ///
 /// # Errors
 /// [`StartError::Taken`].
-pub fn start<W: Worker>(router: &Arc<Router>, address: &Address, worker: W) -> Result<WorkerHandle, StartError> {
+pub fn start<W: Worker>(
+    router: &Arc<Router>,
+    address: &Address,
+    worker: W,
+) -> Result<WorkerHandle, StartError> {
     let mailbox = open(router, address)?;
     let (sender, ended) = watch::channel(None);
     let (router, own) = (Arc::clone(router), Arc::clone(&mailbox));
@@ -133,7 +137,10 @@ pub(crate) async fn run<W: Worker>(router: &Arc<Router>, mailbox: &Arc<Mailbox>,
         let _ = contain(worker.stopped(&mut context)).await;
     }
     for message in batch {
-        router.report(message, if reason == EndReason::Stopped { ErrorCode::Stopped } else { ErrorCode::Failed });
+        router.report(
+            message,
+            if reason == EndReason::Stopped { ErrorCode::Stopped } else { ErrorCode::Failed },
+        );
     }
     context.wind_down().await;
     reason

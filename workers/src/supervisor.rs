@@ -155,7 +155,11 @@ impl Supervisor {
         self.children.iter().filter(|child| child.is_worker).map(|child| &child.address)
     }
 
-    fn run(self: Arc<Self>, router: Arc<Router>, mailbox: Arc<Mailbox>) -> impl Future<Output = EndReason> + Send {
+    fn run(
+        self: Arc<Self>,
+        router: Arc<Router>,
+        mailbox: Arc<Mailbox>,
+    ) -> impl Future<Output = EndReason> + Send {
         async move { Running::start(self, router).supervise(&mailbox).await }
     }
 }
@@ -178,7 +182,8 @@ struct Place {
 
 impl Running {
     fn start(spec: Arc<Supervisor>, router: Arc<Router>) -> Self {
-        let places = spec.children.iter().map(|child| Place { mailbox: open(&router, child), task: None }).collect();
+        let places =
+            spec.children.iter().map(|child| Place { mailbox: open(&router, child), task: None }).collect();
         let mut running =
             Self { spec, router, places, tasks: JoinSet::new(), starts: 0, restarted: VecDeque::new() };
         for index in 0..running.places.len() {
@@ -203,7 +208,9 @@ impl Running {
             let guard = AbortOnDrop(reason.abort_handle());
             let reason = match reason.await {
                 Ok(reason) => reason,
-                Err(error) if error.is_panic() => EndReason::Panicked("the worker could not be made".to_owned()),
+                Err(error) if error.is_panic() => {
+                    EndReason::Panicked("the worker could not be made".to_owned())
+                }
                 Err(_) => EndReason::Stopped,
             };
             drop(guard);
@@ -230,7 +237,8 @@ impl Running {
                 },
                 else => return EndReason::Stopped,
             };
-            let is_current = |place: &Place| place.task.as_ref().is_some_and(|(current, _)| *current == number);
+            let is_current =
+                |place: &Place| place.task.as_ref().is_some_and(|(current, _)| *current == number);
             if !is_current(&self.places[index]) {
                 continue;
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use onward_routing::{Address, ErrorCode, Message, Route, RouteRef};
 use onward_workers::{
-    AskError, Context, Echo, EndReason, Ended, Failure, FnWorker, Hop, Limits, NoReply, Raw, Relay, Restart, Router,
-    SendError, Serde, Strategy, Supervisor, Worker, start,
+    AskError, Context, Echo, EndReason, Ended, Failure, FnWorker, Hop, Limits, NoReply, Raw, Relay, Restart,
+    Router, SendError, Serde, Strategy, Supervisor, Worker, start,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -77,7 +77,9 @@ async fn errors_reach_the_asker_with_their_code() {
     serve(&router, "fails", |_: u64| async { Err::<u64, _>(Failure::new("broken")) });
     serve(&router, "panics", |_: u64| async { if true { panic!("boom") } else { Ok(1u64) } });
     let ask = async |text: &str| router.ask::<_, u64>(&route(text), &1u64, WITHIN).await.unwrap_err();
-    assert!(matches!(ask("fails").await, AskError::Reported { code: ErrorCode::Failed, at: Some(at) } if at == address("fails")));
+    assert!(
+        matches!(ask("fails").await, AskError::Reported { code: ErrorCode::Failed, at: Some(at) } if at == address("fails"))
+    );
     assert!(matches!(ask("panics").await, AskError::Reported { code: ErrorCode::Failed, .. }));
     let AskError::NotSent(refused) = ask("nobody").await else { panic!("the refusal is an error here") };
     assert_eq!(refused.code(), ErrorCode::NoWorker);
@@ -289,11 +291,14 @@ async fn stopping_tells_the_senders_of_what_was_not_handled_and_draining_handles
         let asks: Vec<_> = (0..3u64)
             .map(|n| {
                 let (router, target) = (Arc::clone(&router), target.clone());
-                tokio::spawn(async move { router.ask::<_, u64>(&target, &n, Duration::from_millis(300)).await })
+                tokio::spawn(
+                    async move { router.ask::<_, u64>(&target, &n, Duration::from_millis(300)).await },
+                )
             })
             .collect();
         tokio::task::yield_now().await;
-        let ending = tokio::spawn(async move { if drain { handle.drain().await } else { handle.stop().await } });
+        let ending =
+            tokio::spawn(async move { if drain { handle.drain().await } else { handle.stop().await } });
         tokio::task::yield_now().await;
         gate.notify_one();
         assert_eq!(ending.await.unwrap(), EndReason::Stopped);
@@ -365,9 +370,11 @@ async fn too_many_restarts_escalate_to_the_supervisor_above() {
     let router = router();
     let inner_starts = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&inner_starts);
-    let inner = Supervisor::new(Strategy::OneForOne)
-        .intensity(1, Duration::from_secs(60))
-        .child(address("fragile"), Restart::Permanent, move || Fragile(Arc::clone(&count)));
+    let inner = Supervisor::new(Strategy::OneForOne).intensity(1, Duration::from_secs(60)).child(
+        address("fragile"),
+        Restart::Permanent,
+        move || Fragile(Arc::clone(&count)),
+    );
     let outer = Supervisor::new(Strategy::OneForOne)
         .intensity(1, Duration::from_secs(60))
         .supervisor(address("inner"), Restart::Permanent, inner)

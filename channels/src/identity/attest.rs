@@ -88,22 +88,11 @@ pub struct KeyAttest {
 }
 
 impl<C> Encode<C> for KeyAttest {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         // A purpose always has a number: that is what tells it from a usage.
         let purpose = self.purpose.0.purpose().unwrap_or_default();
-        e.array(7)?
-            .u8(VERSION)?
-            .bytes(self.subject.as_bytes())?
-            .bytes(self.change.as_bytes())?;
-        e.u8(purpose)?
-            .bytes(&self.key)?
-            .u64(self.iat)?
-            .u64(self.exp)?
-            .ok()
+        e.array(7)?.u8(VERSION)?.bytes(self.subject.as_bytes())?.bytes(self.change.as_bytes())?;
+        e.u8(purpose)?.bytes(&self.key)?.u64(self.iat)?.u64(self.exp)?.ok()
     }
 }
 
@@ -114,21 +103,13 @@ impl<'b, C> Decode<'b, C> for KeyAttest {
         let subject = Identifier::from_bytes(strict::bytes_exact(d)?);
         let change = ChangeHash::from_bytes(strict::bytes_exact(d)?);
         let number = d.u8()?;
-        let usage =
-            KeyUsage::from_purpose(number).ok_or_else(|| strict::refuse(d, "unknown purpose"))?;
+        let usage = KeyUsage::from_purpose(number).ok_or_else(|| strict::refuse(d, "unknown purpose"))?;
         let purpose = Purpose(usage);
         let key = strict::bytes(d, KEY_BYTES_MAX)?.to_vec();
         if !purpose.fits(key.len()) {
             return Err(strict::refuse(d, "key that does not fit its purpose"));
         }
-        Ok(Self {
-            subject,
-            change,
-            purpose,
-            key,
-            iat: d.u64()?,
-            exp: d.u64()?,
-        })
+        Ok(Self { subject, change, purpose, key, iat: d.u64()?, exp: d.u64()? })
     }
 }
 
@@ -182,12 +163,7 @@ impl Attestation {
     /// say; [`IdentityError::OtherSubject`]; what is wrong with the times.
     ///
     /// Source: docs/protocol.md §3.1.
-    pub fn verify(
-        &self,
-        history: &VerifiedHistory,
-        purpose: Purpose,
-        now: u64,
-    ) -> Result<(), IdentityError> {
+    pub fn verify(&self, history: &VerifiedHistory, purpose: Purpose, now: u64) -> Result<(), IdentityError> {
         self.verify_unless(false, history, purpose, now)
     }
 
@@ -201,10 +177,7 @@ impl Attestation {
     ) -> Result<(), IdentityError> {
         let attest = &self.attest;
         if attest.purpose != purpose {
-            return Err(IdentityError::OtherPurpose {
-                expected: purpose,
-                found: attest.purpose,
-            });
+            return Err(IdentityError::OtherPurpose { expected: purpose, found: attest.purpose });
         }
         let key = history.signing_key(&attest.change, attest.iat)?;
         if !signed {
@@ -218,11 +191,7 @@ impl Attestation {
 }
 
 impl<C> Encode<C> for Attestation {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         e.encode(&self.signed)?.ok()
     }
 }

@@ -37,20 +37,12 @@ impl IdentityChange {
 }
 
 impl<C> Encode<C> for IdentityChange {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         e.array(9)?.u8(VERSION)?.u32(self.seq)?;
         strict::put_optional_bytes(e, self.previous.as_ref().map(ChangeHash::as_bytes))?;
-        e.u8(self.key.algorithm().number())?
-            .bytes(self.key.as_bytes())?;
+        e.u8(self.key.algorithm().number())?.bytes(self.key.as_bytes())?;
         strict::put_optional_bytes(e, self.next.as_ref().map(Commitment::as_bytes))?;
-        e.u64(self.valid_from)?
-            .u64(self.valid_until)?
-            .bool(self.revoke_all)?
-            .ok()
+        e.u64(self.valid_from)?.u64(self.valid_until)?.bool(self.revoke_all)?.ok()
     }
 }
 

@@ -75,22 +75,10 @@ impl Credential {
 }
 
 impl<C> Encode<C> for Credential {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
-        e.array(9)?
-            .u8(VERSION)?
-            .bytes(&self.id)?
-            .bytes(self.issuer.as_bytes())?;
-        e.bytes(self.subject.as_bytes())?
-            .bytes(self.change.as_bytes())?
-            .str(&self.schema)?;
-        e.encode(&self.attributes)?
-            .u64(self.iat)?
-            .u64(self.exp)?
-            .ok()
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.array(9)?.u8(VERSION)?.bytes(&self.id)?.bytes(self.issuer.as_bytes())?;
+        e.bytes(self.subject.as_bytes())?.bytes(self.change.as_bytes())?.str(&self.schema)?;
+        e.encode(&self.attributes)?.u64(self.iat)?.u64(self.exp)?.ok()
     }
 }
 
@@ -123,16 +111,10 @@ impl Attributes {
     pub fn new(
         attributes: impl IntoIterator<Item = (String, AttributeValue)>,
     ) -> Result<Self, IdentityError> {
-        let attributes: BTreeMap<_, _> = attributes
-            .into_iter()
-            .map(|(name, value)| (Name(name.len(), name), value))
-            .collect();
+        let attributes: BTreeMap<_, _> =
+            attributes.into_iter().map(|(name, value)| (Name(name.len(), name), value)).collect();
         let fits = |(name, value): (&Name, &AttributeValue)| {
-            let value = if let AttributeValue::Text(text) = value {
-                text.len()
-            } else {
-                1
-            };
+            let value = if let AttributeValue::Text(text) = value { text.len() } else { 1 };
             (1..=NAME_BYTES_MAX).contains(&name.0) && (1..=VALUE_BYTES_MAX).contains(&value)
         };
         if attributes.len() as u64 > ATTRIBUTES_MAX || !attributes.iter().all(fits) {
@@ -158,11 +140,7 @@ impl Attributes {
 struct Name(usize, String);
 
 impl<C> Encode<C> for Attributes {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         e.map(self.0.len() as u64)?;
         for (Name(_, name), value) in &self.0 {
             e.str(name)?;
@@ -250,11 +228,9 @@ impl PresentedCredential {
             return Err(IdentityError::OtherCredential);
         }
         subject.check_named(&credential.change)?;
-        self.attestation
-            .verify_unless(attested, issuer, Purpose::CREDENTIAL_SIGNING, now)?;
+        self.attestation.verify_unless(attested, issuer, Purpose::CREDENTIAL_SIGNING, now)?;
         let attest = self.attestation.attest();
-        self.signed
-            .verify_attested(SignatureType::Credential, &attest.key)?;
+        self.signed.verify_attested(SignatureType::Credential, &attest.key)?;
         let Credential { iat, exp, .. } = *credential;
         if !(attest.iat..attest.exp).contains(&iat) {
             return Err(IdentityError::KeyNotInForce { iat });
@@ -267,16 +243,10 @@ impl PresentedCredential {
     }
 
     /// Whether a credential that once verified is still in force at `now`, as far as the newest histories tell.
-    pub(super) fn still_holds(
-        &self,
-        known: &KnownHistories,
-        subject: &VerifiedHistory,
-        now: u64,
-    ) -> bool {
+    pub(super) fn still_holds(&self, known: &KnownHistories, subject: &VerifiedHistory, now: u64) -> bool {
         let attest = self.attestation.attest();
         let issuer = known.history(&self.credential.issuer);
-        let attested =
-            issuer.is_none_or(|issuer| issuer.signing_key(&attest.change, attest.iat).is_ok());
+        let attested = issuer.is_none_or(|issuer| issuer.signing_key(&attest.change, attest.iat).is_ok());
         attested
             && subject.check_named(&self.credential.change).is_ok()
             && check_times(attest.iat, attest.exp, now).is_ok()
@@ -292,16 +262,8 @@ impl PresentedCredential {
 }
 
 impl<C> Encode<C> for PresentedCredential {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
-        e.array(3)?
-            .encode(&self.signed)?
-            .encode(&self.issuer)?
-            .encode(&self.attestation)?
-            .ok()
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.array(3)?.encode(&self.signed)?.encode(&self.issuer)?.encode(&self.attestation)?.ok()
     }
 }
 
@@ -310,12 +272,7 @@ impl<'b, C> Decode<'b, C> for PresentedCredential {
         strict::array(d, 3)?;
         let signed: Signed = d.decode()?;
         let credential = body(&signed)?;
-        Ok(Self {
-            signed,
-            credential,
-            issuer: d.decode()?,
-            attestation: d.decode()?,
-        })
+        Ok(Self { signed, credential, issuer: d.decode()?, attestation: d.decode()? })
     }
 }
 

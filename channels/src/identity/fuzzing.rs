@@ -1,8 +1,8 @@
 //! The entry for fuzzing the decoders of signed structures: any bytes, no panic, one encoding per value.
 
 use super::{
-    Attestation, Credential, History, IdPayload, Identity, IdentityChange, KeyAttest,
-    KnownHistories, Trust, VerifiedHistory,
+    Attestation, Credential, History, IdPayload, Identity, IdentityChange, KeyAttest, KnownHistories, Trust,
+    VerifiedHistory,
 };
 use crate::signed::{BODY_BYTES_MAX, Signed};
 use crate::strict;
@@ -12,44 +12,13 @@ use crate::strict;
 /// # Panics
 /// When something decodes that does not encode to `data` again: two byte strings would then mean the same.
 pub fn identity(data: &[u8]) {
-    same(
-        data,
-        Signed::decode(data).ok().map(|signed| signed.encode()),
-    );
-    same(
-        data,
-        History::decode(data).ok().map(|history| history.encode()),
-    );
-    same(
-        data,
-        Attestation::decode(data)
-            .ok()
-            .map(|attestation| attestation.encode()),
-    );
-    same(
-        data,
-        Identity::decode(data)
-            .ok()
-            .map(|identity| identity.encode()),
-    );
-    same(
-        data,
-        strict::decode(data, BODY_BYTES_MAX)
-            .ok()
-            .map(|body: IdentityChange| strict::encode(&body)),
-    );
-    same(
-        data,
-        strict::decode(data, BODY_BYTES_MAX)
-            .ok()
-            .map(|body: KeyAttest| strict::encode(&body)),
-    );
-    same(
-        data,
-        strict::decode(data, BODY_BYTES_MAX)
-            .ok()
-            .map(|body: Credential| strict::encode(&body)),
-    );
+    same(data, Signed::decode(data).ok().map(|signed| signed.encode()));
+    same(data, History::decode(data).ok().map(|history| history.encode()));
+    same(data, Attestation::decode(data).ok().map(|attestation| attestation.encode()));
+    same(data, Identity::decode(data).ok().map(|identity| identity.encode()));
+    same(data, strict::decode(data, BODY_BYTES_MAX).ok().map(|body: IdentityChange| strict::encode(&body)));
+    same(data, strict::decode(data, BODY_BYTES_MAX).ok().map(|body: KeyAttest| strict::encode(&body)));
+    same(data, strict::decode(data, BODY_BYTES_MAX).ok().map(|body: Credential| strict::encode(&body)));
     if let Ok(text) = str::from_utf8(data) {
         let read = VerifiedHistory::from_text(text).map(|history| history.to_text());
         assert!(read.is_err() || read.ok().as_deref() == Some(&text_with_plain_line_ends(text)));
@@ -59,13 +28,7 @@ pub fn identity(data: &[u8]) {
         let attest = payload.attestation().attest().clone();
         let in_use = (attest.purpose, attest.key.as_slice());
         // The result depends on whether the signatures are good; only that there is one matters here.
-        let _ = payload.verify(
-            in_use,
-            None,
-            attest.iat,
-            &Trust::dangerously_any(),
-            &KnownHistories::new(1),
-        );
+        let _ = payload.verify(in_use, None, attest.iat, &Trust::dangerously_any(), &KnownHistories::new(1));
     }
 }
 

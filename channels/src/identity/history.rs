@@ -84,16 +84,12 @@ impl History {
     /// As [`History::verify`], computing no signature of the first `verified` changes, which are known byte for byte.
     pub(super) fn verify_beyond(self, verified: usize) -> Result<VerifiedHistory, IdentityError> {
         for (seq, (before, change)) in self.steps().enumerate() {
-            change
-                .follows(before, seq)
-                .map_err(|rule| IdentityError::BrokenHistory { seq, rule })?;
+            change.follows(before, seq).map_err(|rule| IdentityError::BrokenHistory { seq, rule })?;
         }
         for (before, change) in self.steps().skip(verified) {
             let own = Some(&change.change.key);
-            let keys: Vec<&PublicKey> = own
-                .into_iter()
-                .chain(before.map(|before| &before.change.key))
-                .collect();
+            let keys: Vec<&PublicKey> =
+                own.into_iter().chain(before.map(|before| &before.change.key)).collect();
             change.signed.verify(SignatureType::IdentityChange, &keys)?;
         }
         Ok(VerifiedHistory(self))
@@ -101,9 +97,7 @@ impl History {
 
     /// The number of signatures that verifying from nothing computes.
     pub(super) fn signatures(&self) -> usize {
-        self.signed_changes()
-            .map(|change| change.signed.signatures().len())
-            .sum()
+        self.signed_changes().map(|change| change.signed.signatures().len()).sum()
     }
 
     /// How many changes from the first on are the same in both, signatures included.
@@ -115,9 +109,7 @@ impl History {
 
     /// How many changes from the first on state the same in both.
     pub(super) fn common_changes(&self, other: &Self) -> usize {
-        iter::zip(self.signed_changes(), other.signed_changes())
-            .take_while(|(a, b)| a.hash == b.hash)
-            .count()
+        iter::zip(self.signed_changes(), other.signed_changes()).take_while(|(a, b)| a.hash == b.hash).count()
     }
 
     /// Reads a history from signed changes made here, oldest first.
@@ -139,10 +131,7 @@ impl History {
 
     /// Each change with the one before it.
     fn steps(&self) -> impl Iterator<Item = (Option<&SignedChange>, &SignedChange)> {
-        iter::zip(
-            iter::once(None).chain(self.signed_changes().map(Some)),
-            self.signed_changes(),
-        )
+        iter::zip(iter::once(None).chain(self.signed_changes().map(Some)), self.signed_changes())
     }
 
     fn newest(&self) -> &SignedChange {
@@ -151,14 +140,9 @@ impl History {
 }
 
 impl<C> Encode<C> for History {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         e.array(self.len() as u64)?;
-        self.signed()
-            .try_for_each(|change| e.encode(change).map(|_| ()))
+        self.signed().try_for_each(|change| e.encode(change).map(|_| ()))
     }
 }
 
@@ -167,17 +151,11 @@ impl<'b, C> Decode<'b, C> for History {
         let start = d.position();
         let later = strict::array_within(d, 1..=CHANGES_MAX)? - 1;
         let first = signed_change(d)?;
-        let later = (0..later)
-            .map(|_| signed_change(d))
-            .collect::<Result<_, _>>()?;
+        let later = (0..later).map(|_| signed_change(d)).collect::<Result<_, _>>()?;
         if d.position() - start > HISTORY_BYTES_MAX {
             return Err(strict::refuse(d, "history too long"));
         }
-        Ok(Self {
-            identifier: Identifier::of(first.signed.body()),
-            first,
-            later,
-        })
+        Ok(Self { identifier: Identifier::of(first.signed.body()), first, later })
     }
 }
 
@@ -287,17 +265,11 @@ fn signed_change(d: &mut Decoder<'_>) -> Result<SignedChange, decode::Error> {
     let signed: Signed = d.decode()?;
     let change = body(&signed)?;
     let hash = ChangeHash::of(signed.body());
-    Ok(SignedChange {
-        signed,
-        change,
-        hash,
-    })
+    Ok(SignedChange { signed, change, hash })
 }
 
 /// Decodes the body of `signed` inside another structure.
-pub(super) fn body<'b, T: Decode<'b, ()> + Encode<()>>(
-    signed: &'b Signed,
-) -> Result<T, decode::Error> {
+pub(super) fn body<'b, T: Decode<'b, ()> + Encode<()>>(signed: &'b Signed) -> Result<T, decode::Error> {
     strict::decode(signed.body(), BODY_BYTES_MAX)
         .map_err(|malformed: Malformed| decode::Error::custom(malformed))
 }

@@ -112,12 +112,7 @@ impl Commitment {
     #[must_use]
     pub fn to(key: &PublicKey) -> Self {
         let number = u64::from(key.algorithm().number());
-        Self(hash(
-            &Label::new("next")
-                .uint(number)
-                .bytes(key.as_bytes())
-                .encode(),
-        ))
+        Self(hash(&Label::new("next").uint(number).bytes(key.as_bytes()).encode()))
     }
 }
 

@@ -100,22 +100,14 @@ impl KnownHistories {
     /// # Errors
     /// [`IdentityError::Forked`] if another history was adopted since `update` was made; that one stays.
     pub fn adopt(&mut self, update: HistoryUpdate) -> Result<(), IdentityError> {
-        for Learned {
-            history,
-            attestation,
-        } in update.learned
-        {
+        for Learned { history, attestation } in update.learned {
             let identifier = history.identifier();
             let history = match self.history(&identifier) {
                 Some(known) => self.longer(known, &history)?,
                 None => history,
             };
             self.clock += 1;
-            let entry = Entry {
-                history,
-                attestation,
-                used: self.clock,
-            };
+            let entry = Entry { history, attestation, used: self.clock };
             if let Some(replaced) = self.entries.insert(identifier, entry) {
                 self.uses.remove(&replaced.used);
             }
@@ -134,9 +126,7 @@ impl KnownHistories {
 
     /// Whether the attestation with this hash is the one last accepted of `identifier`.
     pub(super) fn attested(&self, identifier: &Identifier, attestation: &AttestationHash) -> bool {
-        self.entries
-            .get(identifier)
-            .is_some_and(|entry| entry.attestation.as_ref() == Some(attestation))
+        self.entries.get(identifier).is_some_and(|entry| entry.attestation.as_ref() == Some(attestation))
     }
 
     /// Whichever of two histories of one identity continues the other.
@@ -174,19 +164,11 @@ pub struct HistoryUpdate {
 impl HistoryUpdate {
     /// An update from a history obtained otherwise, such as from a peer's file.
     pub fn from_history(history: VerifiedHistory) -> Self {
-        Self {
-            learned: vec![Learned {
-                history: Arc::new(history),
-                attestation: None,
-            }],
-        }
+        Self { learned: vec![Learned { history: Arc::new(history), attestation: None }] }
     }
 
     pub(super) fn learn(&mut self, history: Arc<VerifiedHistory>, attestation: AttestationHash) {
-        self.learned.push(Learned {
-            history,
-            attestation: Some(attestation),
-        });
+        self.learned.push(Learned { history, attestation: Some(attestation) });
     }
 }
 

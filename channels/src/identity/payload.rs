@@ -13,8 +13,8 @@ use minicbor::encode::{self, Encode, Encoder, Write};
 
 use super::known::AttestationHash;
 use super::{
-    Attestation, Credential, History, HistoryUpdate, Identifier, Identity, IdentityError,
-    KeyAttest, KnownHistories, Misuse, PresentedCredential, Purpose, Trust, VerifiedHistory,
+    Attestation, Credential, History, HistoryUpdate, Identifier, Identity, IdentityError, KeyAttest,
+    KnownHistories, Misuse, PresentedCredential, Purpose, Trust, VerifiedHistory,
 };
 use crate::strict;
 
@@ -42,13 +42,7 @@ pub fn verify_payload(
     known: &KnownHistories,
 ) -> Result<VerifiedPeer, IdentityError> {
     let payload = IdPayload::decode(bytes)?;
-    payload.verify(
-        (Purpose::CHANNEL_STATIC, noise_static),
-        expected,
-        now,
-        trust,
-        known,
-    )
+    payload.verify((Purpose::CHANNEL_STATIC, noise_static), expected, now, trust, known)
 }
 
 /// The payload by which `identity` introduces itself with an attested key, padded with `pad_bytes` zeros (0 for none).
@@ -145,18 +139,12 @@ impl IdPayload {
         let history = known.judge(&self.history)?;
         let attestation = AttestationHash::of(&self.attestation);
         let attested = known.attested(&identifier, &attestation);
-        self.attestation
-            .verify_unless(attested, &history, in_use.0, now)?;
+        self.attestation.verify_unless(attested, &history, in_use.0, now)?;
         let mut update = HistoryUpdate::default();
         update.learn(Arc::clone(&history), attestation);
 
         for presented in &self.credentials {
-            let Credential {
-                issuer,
-                change,
-                schema,
-                ..
-            } = presented.credential();
+            let Credential { issuer, change, schema, .. } = presented.credential();
             // The subject must show the change itself, even where a longer history is known.
             if !self.history.contains(change) {
                 return Err(IdentityError::UnknownChange);
@@ -170,10 +158,7 @@ impl IdPayload {
                 update.learn(issuer_history, attestation);
             }
         }
-        if !trust.accepts(
-            &identifier,
-            self.credentials.iter().map(PresentedCredential::credential),
-        ) {
+        if !trust.accepts(&identifier, self.credentials.iter().map(PresentedCredential::credential)) {
             return Err(IdentityError::Untrusted(identifier));
         }
         Ok(VerifiedPeer {
@@ -198,11 +183,7 @@ impl IdPayload {
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             return Err(IdentityError::OtherPeer { expected, found });
         }
-        let credentials: usize = self
-            .credentials
-            .iter()
-            .map(PresentedCredential::signatures)
-            .sum();
+        let credentials: usize = self.credentials.iter().map(PresentedCredential::signatures).sum();
         let signatures =
             self.history.signatures() + self.attestation.signed().signatures().len() + credentials;
         if signatures > SIGNATURES_MAX {
@@ -213,15 +194,8 @@ impl IdPayload {
 }
 
 impl<C> Encode<C> for IdPayload {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
-        e.array(6)?
-            .u8(VERSION)?
-            .encode(&self.history)?
-            .encode(&self.attestation)?;
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.array(6)?.u8(VERSION)?.encode(&self.history)?.encode(&self.attestation)?;
         e.array(self.credentials.len() as u64)?;
         for credential in &self.credentials {
             e.encode(credential)?;
@@ -238,18 +212,10 @@ impl<'b, C> Decode<'b, C> for IdPayload {
         let history = d.decode()?;
         let attestation = d.decode()?;
         let credentials = strict::array_within(d, 0..=CREDENTIALS_MAX)?;
-        let credentials = (0..credentials)
-            .map(|_| d.decode())
-            .collect::<Result<_, _>>()?;
+        let credentials = (0..credentials).map(|_| d.decode()).collect::<Result<_, _>>()?;
         let params = d.decode()?;
         let pad = strict::optional(d, |d| strict::bytes(d, PAD_BYTES_MAX))?.map(<[u8]>::to_vec);
-        Ok(Self {
-            history,
-            attestation,
-            credentials,
-            params,
-            pad,
-        })
+        Ok(Self { history, attestation, credentials, params, pad })
     }
 }
 
@@ -261,18 +227,13 @@ impl Params {
     /// The parameters of a handshake that replaces the channel with this binding (`hs_id`).
     #[must_use]
     pub fn replacing(hs_id: &[u8; 32]) -> Self {
-        Self(BTreeMap::from([(
-            REPLACES,
-            strict::encode(&minicbor::bytes::ByteArray::from(*hs_id)),
-        )]))
+        Self(BTreeMap::from([(REPLACES, strict::encode(&minicbor::bytes::ByteArray::from(*hs_id)))]))
     }
 
     /// The binding (`hs_id`) of the channel that is to be replaced, if one is named.
     #[must_use]
     pub fn replaces(&self) -> Option<[u8; 32]> {
-        self.0
-            .get(&REPLACES)
-            .and_then(|item| strict::bytes_exact(&mut Decoder::new(item)).ok())
+        self.0.get(&REPLACES).and_then(|item| strict::bytes_exact(&mut Decoder::new(item)).ok())
     }
 
     fn check(&self) -> Result<(), IdentityError> {
@@ -284,17 +245,10 @@ impl Params {
 }
 
 impl<C> Encode<C> for Params {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         e.map(self.0.len() as u64)?;
         for (number, item) in &self.0 {
-            e.u64(*number)?
-                .writer_mut()
-                .write_all(item)
-                .map_err(encode::Error::write)?;
+            e.u64(*number)?.writer_mut().write_all(item).map_err(encode::Error::write)?;
         }
         Ok(())
     }
@@ -363,12 +317,8 @@ impl VerifiedPeer {
     #[must_use]
     pub fn valid_until(&self) -> u64 {
         let credentials = self.credentials.iter();
-        let ends = credentials.map(|presented| {
-            presented
-                .credential()
-                .exp
-                .min(presented.attestation().attest().exp)
-        });
+        let ends =
+            credentials.map(|presented| presented.credential().exp.min(presented.attestation().attest().exp));
         ends.fold(self.attest().exp, u64::min)
     }
 
@@ -386,14 +336,11 @@ impl VerifiedPeer {
         trust: &Trust,
         known: &KnownHistories,
     ) -> Result<(), IdentityError> {
-        let newest =
-            |known_to_us: &VerifiedHistory| known.history(&known_to_us.identifier()).cloned();
+        let newest = |known_to_us: &VerifiedHistory| known.history(&known_to_us.identifier()).cloned();
         self.history = newest(&self.history).unwrap_or_else(|| Arc::clone(&self.history));
-        self.attestation
-            .verify_unless(true, &self.history, self.attest().purpose, now)?;
+        self.attestation.verify_unless(true, &self.history, self.attest().purpose, now)?;
         let history = &self.history;
-        self.credentials
-            .retain(|presented| presented.still_holds(known, history, now));
+        self.credentials.retain(|presented| presented.still_holds(known, history, now));
         let identifier = self.identifier();
         if trust.accepts(&identifier, self.credentials()) {
             Ok(())

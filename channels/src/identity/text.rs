@@ -26,26 +26,21 @@ impl VerifiedHistory {
     pub fn from_text(text: &str) -> Result<Self, IdentityError> {
         let mut lines = text.lines();
         if lines.next() != Some(BEGIN) {
-            return Err(IdentityError::Text(
-                "the first line of an identity file is missing",
-            ));
+            return Err(IdentityError::Text("the first line of an identity file is missing"));
         }
         let identifier = lines.next().unwrap_or_default().parse()?;
         let mut bytes = Vec::new();
         let mut full = true;
         loop {
-            let line = lines.next().ok_or(IdentityError::Text(
-                "the last line of an identity file is missing",
-            ))?;
+            let line =
+                lines.next().ok_or(IdentityError::Text("the last line of an identity file is missing"))?;
             if line == END {
                 break;
             }
             // Only the last line is shorter, and none is empty.
+            let content = from_hex(line).filter(|content| full && (1..=LINE_BYTES).contains(&content.len()));
             let content =
-                from_hex(line).filter(|content| full && (1..=LINE_BYTES).contains(&content.len()));
-            let content = content.ok_or(IdentityError::Text(
-                "a line is not 64 lower-case hexadecimal digits",
-            ))?;
+                content.ok_or(IdentityError::Text("a line is not 64 lower-case hexadecimal digits"))?;
             full = content.len() == LINE_BYTES;
             bytes.extend(content);
         }
@@ -54,9 +49,7 @@ impl VerifiedHistory {
         }
         let history = History::decode(&bytes)?.verify()?;
         if history.identifier() != identifier {
-            return Err(IdentityError::Text(
-                "the identifier is not that of the history",
-            ));
+            return Err(IdentityError::Text("the identifier is not that of the history"));
         }
         Ok(history)
     }
@@ -72,10 +65,7 @@ pub(super) fn from_hex(digits: &str) -> Option<Vec<u8>> {
     let (pairs, []) = digits.as_bytes().as_chunks::<2>() else {
         return None;
     };
-    pairs
-        .iter()
-        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
-        .collect()
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
 fn digit(digit: u8) -> Option<u8> {

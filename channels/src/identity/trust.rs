@@ -20,10 +20,7 @@ impl Trust {
     /// Accepts exactly these identities.
     #[must_use]
     pub fn pinned(identifiers: impl IntoIterator<Item = Identifier>) -> Self {
-        Self {
-            pinned: identifiers.into_iter().collect(),
-            ..Self::default()
-        }
+        Self { pinned: identifiers.into_iter().collect(), ..Self::default() }
     }
 
     /// Accepts whoever presents a credential of one of these issuers, of a schema that this issuer may assert.
@@ -39,10 +36,7 @@ impl Trust {
     /// Accepts everybody who proves any identity at all. Encrypts, but says nothing about to whom.
     #[must_use]
     pub fn dangerously_any() -> Self {
-        Self {
-            any: true,
-            ..Self::default()
-        }
+        Self { any: true, ..Self::default() }
     }
 
     /// Accepts whom `self` or `other` accepts.
@@ -59,9 +53,7 @@ impl Trust {
     /// Whether `issuer` may assert `schema`: from any other issuer an attribute of it does not exist.
     #[must_use]
     pub fn asserts(&self, issuer: &Identifier, schema: &str) -> bool {
-        self.issuers
-            .get(issuer)
-            .is_some_and(|schemas| schemas.contains(schema))
+        self.issuers.get(issuer).is_some_and(|schemas| schemas.contains(schema))
     }
 
     /// The identities that are accepted by name.

@@ -1,9 +1,9 @@
 //! Credentials: who may say what of whom, and until when.
 
 use onward_channels::identity::{
-    AttributeValue, Attributes, CREDENTIAL_SECONDS_MAX, ChangeHash, Credential, HistoryUpdate,
-    Identity, IdentityError, KnownHistories, Misuse, Params, PresentedCredential, Purpose, Trust,
-    VerifiedPeer, channel_payload, verify_payload,
+    AttributeValue, Attributes, CREDENTIAL_SECONDS_MAX, ChangeHash, Credential, HistoryUpdate, Identity,
+    IdentityError, KnownHistories, Misuse, Params, PresentedCredential, Purpose, Trust, VerifiedPeer,
+    channel_payload, verify_payload,
 };
 use onward_keys::{KeyId, KeyUsage, Vault as _};
 
@@ -21,11 +21,7 @@ impl Issuer {
         let person = Person::new();
         let key = done(person.vault.generate(KeyUsage::CredentialSigning)).unwrap();
         let attestation = attest(&person, key, Purpose::CREDENTIAL_SIGNING);
-        Self {
-            person,
-            key,
-            attestation,
-        }
+        Self { person, key, attestation }
     }
 
     fn says(&self, credential: Credential) -> PresentedCredential {
@@ -40,12 +36,7 @@ impl Issuer {
 
 fn attest(person: &Person, key: KeyId, purpose: Purpose) -> onward_channels::identity::Attestation {
     let public = person.public(key);
-    done(
-        person
-            .identity
-            .attest(&person.vault, purpose, public.as_bytes(), NOW, NOW + DAY),
-    )
-    .unwrap()
+    done(person.identity.attest(&person.vault, purpose, public.as_bytes(), NOW, NOW + DAY)).unwrap()
 }
 
 /// "Alice is a member", for an hour.
@@ -74,14 +65,8 @@ fn verify(
     trust: &Trust,
     known: &KnownHistories,
 ) -> Result<VerifiedPeer, IdentityError> {
-    let bytes = channel_payload(
-        &subject.identity,
-        &subject.attestation,
-        credentials,
-        &Params::default(),
-        0,
-    )
-    .unwrap();
+    let bytes =
+        channel_payload(&subject.identity, &subject.attestation, credentials, &Params::default(), 0).unwrap();
     verify_payload(&bytes, &subject.noise_static, None, now, trust, known)
 }
 
@@ -93,13 +78,7 @@ fn verdict(
     now: u64,
 ) -> Result<VerifiedPeer, IdentityError> {
     let trust = issuer.trusted_for("member");
-    verify(
-        subject,
-        &[issuer.says(credential)],
-        now,
-        &trust,
-        &KnownHistories::default(),
-    )
+    verify(subject, &[issuer.says(credential)], now, &trust, &KnownHistories::default())
 }
 
 #[test]
@@ -108,10 +87,7 @@ fn a_trusted_issuer_vouches_for_a_stranger() {
     let peer = verdict(&issuer, &alice, membership(&issuer, &alice), NOW).unwrap();
     let credential = peer.credentials().next().unwrap();
     assert_eq!(*credential, membership(&issuer, &alice));
-    assert_eq!(
-        credential.attributes.value("limit"),
-        Some(&AttributeValue::Integer(-7))
-    );
+    assert_eq!(credential.attributes.value("limit"), Some(&AttributeValue::Integer(-7)));
     assert_eq!(credential.attributes.value("unknown"), None);
     let names: Vec<&str> = credential.attributes.iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["role", "limit", "blocked"]);
@@ -123,11 +99,7 @@ fn an_issuer_vouches_only_in_its_schemas() {
     let (issuer, alice) = (Issuer::new(), Person::new());
     let credentials = [issuer.says(membership(&issuer, &alice))];
     let known = KnownHistories::default();
-    for trust in [
-        issuer.trusted_for("admin"),
-        Issuer::new().trusted_for("member"),
-        Trust::default(),
-    ] {
+    for trust in [issuer.trusted_for("admin"), Issuer::new().trusted_for("member"), Trust::default()] {
         let refused = verify(&alice, &credentials, NOW, &trust, &known);
         assert!(matches!(refused, Err(IdentityError::Untrusted(id)) if id == alice.id()));
     }
@@ -137,10 +109,7 @@ fn an_issuer_vouches_only_in_its_schemas() {
 fn only_trusted_issuers_are_remembered() {
     let (issuer, alice) = (Issuer::new(), Person::new());
     let credentials = [issuer.says(membership(&issuer, &alice))];
-    for (trust, remembered) in [
-        (Trust::dangerously_any(), 1),
-        (issuer.trusted_for("member"), 2),
-    ] {
+    for (trust, remembered) in [(Trust::dangerously_any(), 1), (issuer.trusted_for("member"), 2)] {
         let mut known = KnownHistories::default();
         let peer = verify(&alice, &credentials, NOW, &trust, &known).unwrap();
         known.adopt(peer.update()).unwrap();
@@ -151,53 +120,24 @@ fn only_trusted_issuers_are_remembered() {
 #[test]
 fn a_credential_of_somebody_else_is_refused() {
     let (issuer, alice, bob) = (Issuer::new(), Person::new(), Person::new());
-    let stolen = Credential {
-        change: alice.identity.history().newest_hash(),
-        ..membership(&issuer, &bob)
-    };
-    assert!(matches!(
-        verdict(&issuer, &alice, stolen, NOW),
-        Err(IdentityError::OtherCredential)
-    ));
-    let framed = Credential {
-        issuer: bob.id(),
-        ..membership(&issuer, &alice)
-    };
-    assert!(matches!(
-        verdict(&issuer, &alice, framed, NOW),
-        Err(IdentityError::OtherCredential)
-    ));
+    let stolen = Credential { change: alice.identity.history().newest_hash(), ..membership(&issuer, &bob) };
+    assert!(matches!(verdict(&issuer, &alice, stolen, NOW), Err(IdentityError::OtherCredential)));
+    let framed = Credential { issuer: bob.id(), ..membership(&issuer, &alice) };
+    assert!(matches!(verdict(&issuer, &alice, framed, NOW), Err(IdentityError::OtherCredential)));
 }
 
 #[test]
 fn a_credential_naming_a_change_that_is_not_shown_is_refused() {
     let (issuer, alice) = (Issuer::new(), Person::new());
-    let unknown = Credential {
-        change: ChangeHash::from_bytes([3; 32]),
-        ..membership(&issuer, &alice)
-    };
-    assert!(matches!(
-        verdict(&issuer, &alice, unknown, NOW),
-        Err(IdentityError::UnknownChange)
-    ));
+    let unknown = Credential { change: ChangeHash::from_bytes([3; 32]), ..membership(&issuer, &alice) };
+    assert!(matches!(verdict(&issuer, &alice, unknown, NOW), Err(IdentityError::UnknownChange)));
 
     // Known to the verifier, but not shown by the subject.
     let longer = done(alice.identity.rotate(&alice.vault, NOW + 1, YEAR)).unwrap();
     let mut known = KnownHistories::default();
-    known
-        .adopt(HistoryUpdate::from_history(longer.history().clone()))
-        .unwrap();
-    let hidden = Credential {
-        change: longer.history().newest_hash(),
-        ..membership(&issuer, &alice)
-    };
-    let refused = verify(
-        &alice,
-        &[issuer.says(hidden)],
-        NOW,
-        &issuer.trusted_for("member"),
-        &known,
-    );
+    known.adopt(HistoryUpdate::from_history(longer.history().clone())).unwrap();
+    let hidden = Credential { change: longer.history().newest_hash(), ..membership(&issuer, &alice) };
+    let refused = verify(&alice, &[issuer.says(hidden)], NOW, &issuer.trusted_for("member"), &known);
     assert!(matches!(refused, Err(IdentityError::UnknownChange)));
 }
 
@@ -207,40 +147,20 @@ fn a_credential_is_held_to_its_times() {
     let at = |now| verdict(&issuer, &alice, membership(&issuer, &alice), now);
     assert!(at(NOW + 3599).is_ok());
     assert!(matches!(at(NOW + 3600), Err(IdentityError::Expired { .. })));
-    assert!(matches!(
-        at(NOW - 301),
-        Err(IdentityError::NotYetValid { .. })
-    ));
-    let early = Credential {
-        iat: NOW - 1,
-        ..membership(&issuer, &alice)
-    };
-    assert!(matches!(
-        verdict(&issuer, &alice, early, NOW),
-        Err(IdentityError::KeyNotInForce { .. })
-    ));
+    assert!(matches!(at(NOW - 301), Err(IdentityError::NotYetValid { .. })));
+    let early = Credential { iat: NOW - 1, ..membership(&issuer, &alice) };
+    assert!(matches!(verdict(&issuer, &alice, early, NOW), Err(IdentityError::KeyNotInForce { .. })));
 }
 
 #[test]
 fn a_credential_longer_than_thirty_days_is_refused() {
     let (issuer, alice) = (Issuer::new(), Person::new());
-    let lasting = |seconds| Credential {
-        exp: NOW + seconds,
-        ..membership(&issuer, &alice)
-    };
+    let lasting = |seconds| Credential { exp: NOW + seconds, ..membership(&issuer, &alice) };
     assert!(verdict(&issuer, &alice, lasting(CREDENTIAL_SECONDS_MAX), NOW).is_ok());
     let history = issuer.person.identity.history();
     let too_long = lasting(CREDENTIAL_SECONDS_MAX + 1);
-    let refused = done(too_long.sign(
-        &issuer.person.vault,
-        issuer.key,
-        history,
-        &issuer.attestation,
-    ));
-    assert!(matches!(
-        refused,
-        Err(IdentityError::Misuse(Misuse::BadPeriod))
-    ));
+    let refused = done(too_long.sign(&issuer.person.vault, issuer.key, history, &issuer.attestation));
+    assert!(matches!(refused, Err(IdentityError::Misuse(Misuse::BadPeriod))));
 }
 
 #[test]
@@ -264,23 +184,13 @@ fn a_revocation_voids_what_was_said_of_the_subject_or_by_the_issuer() {
     let (issuer, alice) = (Issuer::new(), Person::new());
     let trust = issuer.trusted_for("member");
     let credentials = [issuer.says(membership(&issuer, &alice))];
-    let mut peer = verify(
-        &alice,
-        &credentials,
-        NOW,
-        &trust,
-        &KnownHistories::default(),
-    )
-    .unwrap();
+    let mut peer = verify(&alice, &credentials, NOW, &trust, &KnownHistories::default()).unwrap();
 
-    let revoke = |identity: &Identity, person: &Person| {
-        done(identity.revoke(&person.vault, NOW + 1, YEAR)).unwrap()
-    };
+    let revoke =
+        |identity: &Identity, person: &Person| done(identity.revoke(&person.vault, NOW + 1, YEAR)).unwrap();
     let knowing = |identity: &Identity| {
         let mut known = KnownHistories::default();
-        known
-            .adopt(HistoryUpdate::from_history(identity.history().clone()))
-            .unwrap();
+        known.adopt(HistoryUpdate::from_history(identity.history().clone())).unwrap();
         known
     };
     let issuer_revoked = knowing(&revoke(&issuer.person.identity, &issuer.person));
@@ -295,27 +205,12 @@ fn a_revocation_voids_what_was_said_of_the_subject_or_by_the_issuer() {
     ));
 
     // An open channel notices both, and the end of its credential.
-    assert!(
-        peer.check_again(NOW + 2, &trust, &KnownHistories::default())
-            .is_ok()
-    );
+    assert!(peer.check_again(NOW + 2, &trust, &KnownHistories::default()).is_ok());
     let again = |known: &KnownHistories, now| peer.clone().check_again(now, &trust, known);
-    assert!(matches!(
-        again(&subject_revoked, NOW + 2),
-        Err(IdentityError::Revoked)
-    ));
-    assert!(matches!(
-        again(&issuer_revoked, NOW + 2),
-        Err(IdentityError::Untrusted(_))
-    ));
-    assert!(matches!(
-        again(&KnownHistories::default(), NOW + 3600),
-        Err(IdentityError::Untrusted(_))
-    ));
-    assert!(matches!(
-        again(&KnownHistories::default(), NOW + DAY),
-        Err(IdentityError::Expired { .. })
-    ));
+    assert!(matches!(again(&subject_revoked, NOW + 2), Err(IdentityError::Revoked)));
+    assert!(matches!(again(&issuer_revoked, NOW + 2), Err(IdentityError::Untrusted(_))));
+    assert!(matches!(again(&KnownHistories::default(), NOW + 3600), Err(IdentityError::Untrusted(_))));
+    assert!(matches!(again(&KnownHistories::default(), NOW + DAY), Err(IdentityError::Expired { .. })));
 }
 
 #[test]
@@ -323,12 +218,8 @@ fn a_payload_that_costs_more_than_64_signatures_is_refused() {
     let (mut issuer, alice) = (Issuer::new(), Person::new());
     // Four changes carry seven signatures; with the attestation and the credential itself each costs nine.
     for change in 1..4 {
-        issuer.person.identity = done(issuer.person.identity.rotate(
-            &issuer.person.vault,
-            NOW + change,
-            YEAR,
-        ))
-        .unwrap();
+        issuer.person.identity =
+            done(issuer.person.identity.rotate(&issuer.person.vault, NOW + change, YEAR)).unwrap();
     }
     let credentials = vec![issuer.says(membership(&issuer, &alice)); 8];
     let trust = issuer.trusted_for("member");
@@ -337,23 +228,13 @@ fn a_payload_that_costs_more_than_64_signatures_is_refused() {
     assert!(matches!(refused, Err(IdentityError::TooManySignatures(74))));
     assert!(verify(&alice, &credentials[..6], NOW + 10, &trust, &known).is_ok());
     let nine = vec![credentials[0].clone(); 9];
-    let refused = channel_payload(
-        &alice.identity,
-        &alice.attestation,
-        &nine,
-        &Params::default(),
-        0,
-    );
-    assert!(matches!(
-        refused,
-        Err(IdentityError::Misuse(Misuse::TooLong))
-    ));
+    let refused = channel_payload(&alice.identity, &alice.attestation, &nine, &Params::default(), 0);
+    assert!(matches!(refused, Err(IdentityError::Misuse(Misuse::TooLong))));
 }
 
 #[test]
 fn attributes_have_bounds() {
-    let attribute =
-        |name: &str, value: &str| (name.to_owned(), AttributeValue::Text(value.to_owned()));
+    let attribute = |name: &str, value: &str| (name.to_owned(), AttributeValue::Text(value.to_owned()));
     assert!(Attributes::new([attribute(&"n".repeat(64), &"v".repeat(256))]).is_ok());
     for refused in [
         attribute("", "v"),
@@ -361,14 +242,9 @@ fn attributes_have_bounds() {
         attribute(&"n".repeat(65), "v"),
         attribute("n", &"v".repeat(257)),
     ] {
-        assert!(matches!(
-            Attributes::new([refused]),
-            Err(IdentityError::Misuse(Misuse::TooLong))
-        ));
+        assert!(matches!(Attributes::new([refused]), Err(IdentityError::Misuse(Misuse::TooLong))));
     }
-    let many = |count: i64| {
-        Attributes::new((0..count).map(|n| (n.to_string(), AttributeValue::Integer(n))))
-    };
+    let many = |count: i64| Attributes::new((0..count).map(|n| (n.to_string(), AttributeValue::Integer(n))));
     assert!(many(32).is_ok());
     assert!(many(33).is_err());
 }

@@ -5,8 +5,8 @@ use std::task::{Context, Poll, Waker};
 
 use minicbor::Encoder;
 use onward_channels::identity::{
-    Attestation, History, Identifier, Identity, IdentityError, KnownHistories, Params, Purpose,
-    Trust, VerifiedPeer, channel_payload, verify_payload,
+    Attestation, History, Identifier, Identity, IdentityError, KnownHistories, Params, Purpose, Trust,
+    VerifiedPeer, channel_payload, verify_payload,
 };
 use onward_channels::signed::Signed;
 use onward_channels::strict;
@@ -35,20 +35,9 @@ impl Person {
         let PublicHalf::Agree(noise_static) = done(vault.public(key)).unwrap() else {
             panic!("not an X25519 key")
         };
-        let attest = identity.attest(
-            &vault,
-            Purpose::CHANNEL_STATIC,
-            &noise_static,
-            NOW,
-            NOW + DAY,
-        );
+        let attest = identity.attest(&vault, Purpose::CHANNEL_STATIC, &noise_static, NOW, NOW + DAY);
         let attestation = done(attest).unwrap();
-        Self {
-            vault,
-            identity,
-            noise_static,
-            attestation,
-        }
+        Self { vault, identity, noise_static, attestation }
     }
 
     pub(crate) fn id(&self) -> Identifier {
@@ -56,11 +45,7 @@ impl Person {
     }
 
     pub(crate) fn attest(&self, purpose: Purpose, iat: u64, exp: u64) -> Attestation {
-        done(
-            self.identity
-                .attest(&self.vault, purpose, &self.noise_static, iat, exp),
-        )
-        .unwrap()
+        done(self.identity.attest(&self.vault, purpose, &self.noise_static, iat, exp)).unwrap()
     }
 
     pub(crate) fn payload(&self) -> Vec<u8> {
@@ -82,14 +67,7 @@ impl Person {
         bytes: &[u8],
         now: u64,
     ) -> Result<VerifiedPeer, IdentityError> {
-        verify_payload(
-            bytes,
-            &self.noise_static,
-            None,
-            now,
-            &Trust::dangerously_any(),
-            known,
-        )
+        verify_payload(bytes, &self.noise_static, None, now, &Trust::dangerously_any(), known)
     }
 
     pub(crate) fn sign(&self, key: KeyId, kind: SignatureType, body: &[u8]) -> Signature {
@@ -115,19 +93,9 @@ pub(crate) fn done<F: Future>(future: F) -> F::Output {
 /// `body` with `signatures`, whatever they are worth.
 pub(crate) fn signed(body: &[u8], signatures: &[Signature]) -> Signed {
     let mut e = Encoder::new(Vec::new());
-    e.array(2)
-        .unwrap()
-        .bytes(body)
-        .unwrap()
-        .array(signatures.len() as u64)
-        .unwrap();
+    e.array(2).unwrap().bytes(body).unwrap().array(signatures.len() as u64).unwrap();
     for signature in signatures {
-        e.array(2)
-            .unwrap()
-            .u8(signature.algorithm.number())
-            .unwrap()
-            .bytes(&signature.bytes)
-            .unwrap();
+        e.array(2).unwrap().u8(signature.algorithm.number()).unwrap().bytes(&signature.bytes).unwrap();
     }
     Signed::decode(e.writer()).unwrap()
 }
@@ -145,14 +113,7 @@ pub(crate) fn history_of(changes: &[Signed]) -> Result<History, IdentityError> {
 /// A payload of these parts, whatever they are worth.
 pub(crate) fn payload_of(history: &History, attestation: &Attestation) -> Vec<u8> {
     let mut e = Encoder::new(Vec::new());
-    e.array(6)
-        .unwrap()
-        .u8(1)
-        .unwrap()
-        .encode(history)
-        .unwrap()
-        .encode(attestation)
-        .unwrap();
+    e.array(6).unwrap().u8(1).unwrap().encode(history).unwrap().encode(attestation).unwrap();
     e.array(0).unwrap().map(0).unwrap().null().unwrap();
     e.into_writer()
 }

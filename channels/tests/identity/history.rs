@@ -5,8 +5,7 @@ use onward_channels::identity::{
     IdentityChange, IdentityError, KeyAttest, Misuse, Purpose,
 };
 use onward_keys::{
-    KeyId, KeyUsage, PublicKey, Signature, SignatureAlgorithm, SignatureType, Vault as _,
-    signed_bytes,
+    KeyId, KeyUsage, PublicKey, Signature, SignatureAlgorithm, SignatureType, Vault as _, signed_bytes,
 };
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
@@ -21,10 +20,8 @@ fn newest(identity: &Identity) -> IdentityChange {
 /// The history of `before` followed by `change`, signed by the keys in this order.
 fn followed_by(person: &Person, change: &IdentityChange, signers: &[KeyId]) -> History {
     let change = body(change);
-    let signatures: Vec<Signature> = signers
-        .iter()
-        .map(|key| person.sign(*key, SignatureType::IdentityChange, &change))
-        .collect();
+    let signatures: Vec<Signature> =
+        signers.iter().map(|key| person.sign(*key, SignatureType::IdentityChange, &change)).collect();
     let mut all = changes(person.identity.history().history());
     all.push(signed(&change, &signatures));
     history_of(&all).unwrap()
@@ -47,11 +44,7 @@ fn second_change(person: &Person) -> (IdentityChange, [KeyId; 2]) {
 
 /// What `person`'s first key says of its channel key, whatever has become of that first key.
 fn attested_by_first_key(person: &Person, iat: u64, exp: u64) -> Attestation {
-    let attest = body(&KeyAttest {
-        iat,
-        exp,
-        ..person.attestation.attest().clone()
-    });
+    let attest = body(&KeyAttest { iat, exp, ..person.attestation.attest().clone() });
     let signature = person.sign(person.identity.key(), SignatureType::KeyAttest, &attest);
     Attestation::new(signed(&attest, &[signature])).unwrap()
 }
@@ -72,10 +65,7 @@ fn first_change_of(key: &SigningKey) -> Vec<u8> {
 
 fn ecdsa(signature: p256::ecdsa::Signature) -> Signature {
     let bytes = signature.to_bytes().to_vec();
-    Signature {
-        algorithm: SignatureAlgorithm::EcdsaP256,
-        bytes,
-    }
+    Signature { algorithm: SignatureAlgorithm::EcdsaP256, bytes }
 }
 
 fn broken(history: History) -> (usize, HistoryRule) {
@@ -97,10 +87,7 @@ fn an_identity_changes_thirty_one_times_and_stays_the_same() {
     assert_eq!(identity.history().history().changes().count(), 32);
     assert_eq!(identity.next_key(), None);
     let refused = done(identity.rotate(&person.vault, NOW + 40, YEAR));
-    assert!(matches!(
-        refused,
-        Err(IdentityError::Misuse(Misuse::LastChange))
-    ));
+    assert!(matches!(refused, Err(IdentityError::Misuse(Misuse::LastChange))));
     let read = History::decode(&identity.history().history().encode()).unwrap();
     assert_eq!(&read.verify().unwrap(), identity.history());
 }
@@ -118,18 +105,9 @@ fn the_rules_of_a_change_are_each_enforced() {
     };
     assert_eq!(change(|change| change.seq = 2), (1, HistoryRule::Sequence));
     assert_eq!(change(|change| change.seq = 0), (1, HistoryRule::Sequence));
-    assert_eq!(
-        change(|change| change.previous = None),
-        (1, HistoryRule::Previous)
-    );
-    assert_eq!(
-        change(|change| change.valid_until = change.valid_from),
-        (1, HistoryRule::EmptyWindow)
-    );
-    assert_eq!(
-        change(|change| change.valid_from = NOW - 1),
-        (1, HistoryRule::OutsideWindow)
-    );
+    assert_eq!(change(|change| change.previous = None), (1, HistoryRule::Previous));
+    assert_eq!(change(|change| change.valid_until = change.valid_from), (1, HistoryRule::EmptyWindow));
+    assert_eq!(change(|change| change.valid_from = NOW - 1), (1, HistoryRule::OutsideWindow));
 }
 
 #[test]
@@ -138,10 +116,7 @@ fn a_change_needs_both_signatures_in_their_order() {
     let (change, [new, old]) = second_change(&person);
     for signers in [&[][..], &[new], &[old], &[new, old, old]] {
         let refused = followed_by(&person, &change, signers).verify();
-        assert!(matches!(
-            refused,
-            Err(IdentityError::SignatureCount { expected: 2, .. })
-        ));
+        assert!(matches!(refused, Err(IdentityError::SignatureCount { expected: 2, .. })));
     }
     for signers in [[old, new], [new, new], [old, old]] {
         let refused = followed_by(&person, &change, &signers).verify();
@@ -203,15 +178,9 @@ fn n3_4_expired_key_signing_the_next_change_is_refused() {
     change.valid_from = NOW + YEAR - 1;
     assert!(followed_by(&person, &change, &signers).verify().is_ok());
     change.valid_from = NOW + YEAR;
-    assert_eq!(
-        broken(followed_by(&person, &change, &signers)),
-        (1, HistoryRule::OutsideWindow)
-    );
+    assert_eq!(broken(followed_by(&person, &change, &signers)), (1, HistoryRule::OutsideWindow));
     let refused = done(person.identity.rotate(&person.vault, NOW + YEAR, YEAR));
-    assert!(matches!(
-        refused,
-        Err(IdentityError::Misuse(Misuse::NotInForce))
-    ));
+    assert!(matches!(refused, Err(IdentityError::Misuse(Misuse::NotInForce))));
 }
 
 #[test]
@@ -227,10 +196,7 @@ fn n3_4_high_s_ecdsa_is_refused() {
         history.verify()
     };
     assert!(verify(low).is_ok());
-    assert!(matches!(
-        verify(high),
-        Err(IdentityError::BadSignature { .. })
-    ));
+    assert!(matches!(verify(high), Err(IdentityError::BadSignature { .. })));
 }
 
 #[test]
@@ -238,36 +204,15 @@ fn n3_15_old_key_attests_nothing_after_rotation() {
     let person = Person::new();
     let rotated = done(person.identity.rotate(&person.vault, NOW + 100, YEAR)).unwrap();
     let history = rotated.history().history();
-    let accepted = |iat| {
-        person.verify(
-            &payload_of(history, &attested_by_first_key(&person, iat, NOW + DAY)),
-            NOW + 200,
-        )
-    };
+    let accepted =
+        |iat| person.verify(&payload_of(history, &attested_by_first_key(&person, iat, NOW + DAY)), NOW + 200);
     // What it attested before stays; from the moment of the rotation on it says nothing more.
     assert!(accepted(NOW + 99).is_ok());
-    assert!(
-        matches!(accepted(NOW + 100), Err(IdentityError::KeyNotInForce { iat }) if iat == NOW + 100)
-    );
-    assert!(matches!(
-        accepted(NOW + 150),
-        Err(IdentityError::KeyNotInForce { .. })
-    ));
-    assert!(matches!(
-        accepted(NOW - 1),
-        Err(IdentityError::KeyNotInForce { .. })
-    ));
-    let refused = done(rotated.attest(
-        &person.vault,
-        Purpose::CHANNEL_STATIC,
-        &[9; 32],
-        NOW + 99,
-        NOW + DAY,
-    ));
-    assert!(matches!(
-        refused,
-        Err(IdentityError::Misuse(Misuse::NotInForce))
-    ));
+    assert!(matches!(accepted(NOW + 100), Err(IdentityError::KeyNotInForce { iat }) if iat == NOW + 100));
+    assert!(matches!(accepted(NOW + 150), Err(IdentityError::KeyNotInForce { .. })));
+    assert!(matches!(accepted(NOW - 1), Err(IdentityError::KeyNotInForce { .. })));
+    let refused = done(rotated.attest(&person.vault, Purpose::CHANNEL_STATIC, &[9; 32], NOW + 99, NOW + DAY));
+    assert!(matches!(refused, Err(IdentityError::Misuse(Misuse::NotInForce))));
 }
 
 #[test]
@@ -279,47 +224,25 @@ fn n3_15_old_key_attests_nothing_after_its_window() {
         person.verify(&payload_of(history, &attestation), iat)
     };
     assert!(accepted(NOW + YEAR - 1).is_ok());
-    assert!(matches!(
-        accepted(NOW + YEAR),
-        Err(IdentityError::KeyNotInForce { .. })
-    ));
+    assert!(matches!(accepted(NOW + YEAR), Err(IdentityError::KeyNotInForce { .. })));
 }
 
 #[test]
 fn n3_15_revocation_voids_what_the_old_key_ever_attested() {
     let person = Person::new();
     let revoked = done(person.identity.revoke(&person.vault, NOW + 100, YEAR)).unwrap();
-    for identity in [
-        revoked.clone(),
-        done(revoked.rotate(&person.vault, NOW + 110, YEAR)).unwrap(),
-    ] {
+    for identity in [revoked.clone(), done(revoked.rotate(&person.vault, NOW + 110, YEAR)).unwrap()] {
         for iat in [NOW, NOW + 99, NOW + 150] {
             let attestation = attested_by_first_key(&person, iat, NOW + DAY);
-            let refused = person.verify(
-                &payload_of(identity.history().history(), &attestation),
-                NOW + 200,
-            );
+            let refused = person.verify(&payload_of(identity.history().history(), &attestation), NOW + 200);
             assert!(matches!(refused, Err(IdentityError::Revoked)));
         }
     }
     // The new key attests the same static key again.
     let purpose = Purpose::CHANNEL_STATIC;
-    let attestation = done(revoked.attest(
-        &person.vault,
-        purpose,
-        &person.noise_static,
-        NOW + 100,
-        NOW + DAY,
-    ))
-    .unwrap();
-    assert!(
-        person
-            .verify(
-                &payload_of(revoked.history().history(), &attestation),
-                NOW + 200
-            )
-            .is_ok()
-    );
+    let attestation =
+        done(revoked.attest(&person.vault, purpose, &person.noise_static, NOW + 100, NOW + DAY)).unwrap();
+    assert!(person.verify(&payload_of(revoked.history().history(), &attestation), NOW + 200).is_ok());
 }
 
 #[test]
@@ -329,14 +252,8 @@ fn n3_15_change_to_a_key_that_was_not_announced_is_refused() {
     let (mut change, [_, stolen]) = second_change(&person);
     let thief = done(person.vault.generate(KeyUsage::Identity)).unwrap();
     change.key = person.public(thief);
-    assert_eq!(
-        broken(followed_by(&person, &change, &[thief, stolen])),
-        (1, HistoryRule::Commitment)
-    );
-    assert_ne!(
-        Commitment::to(&change.key),
-        person.identity.history().newest().next.unwrap()
-    );
+    assert_eq!(broken(followed_by(&person, &change, &[thief, stolen])), (1, HistoryRule::Commitment));
+    assert_ne!(Commitment::to(&change.key), person.identity.history().newest().next.unwrap());
 }
 
 #[test]
@@ -348,31 +265,16 @@ fn n3_15_change_after_the_last_is_refused() {
     let stored = {
         // The identity as its owner would store it after that last change.
         let mut e = minicbor::Encoder::new(Vec::new());
-        e.array(4)
-            .unwrap()
-            .u8(1)
-            .unwrap()
-            .encode(ended.history())
-            .unwrap();
+        e.array(4).unwrap().u8(1).unwrap().encode(ended.history()).unwrap();
         e.bytes(signers[0].as_bytes()).unwrap().null().unwrap();
         e.into_writer()
     };
     person.identity = Identity::decode(&stored).unwrap();
     let refused = done(person.identity.rotate(&person.vault, NOW + 2 * DAY, YEAR));
-    assert!(matches!(
-        refused,
-        Err(IdentityError::Misuse(Misuse::LastChange))
-    ));
-    let third = IdentityChange {
-        seq: 2,
-        previous: Some(ended.newest_hash()),
-        valid_from: NOW + 2 * DAY,
-        ..change
-    };
-    assert_eq!(
-        broken(followed_by(&person, &third, &[signers[0], signers[0]])),
-        (2, HistoryRule::Commitment)
-    );
+    assert!(matches!(refused, Err(IdentityError::Misuse(Misuse::LastChange))));
+    let third =
+        IdentityChange { seq: 2, previous: Some(ended.newest_hash()), valid_from: NOW + 2 * DAY, ..change };
+    assert_eq!(broken(followed_by(&person, &third, &[signers[0], signers[0]])), (2, HistoryRule::Commitment));
 }
 
 #[test]
@@ -385,9 +287,6 @@ fn a_key_that_does_not_fit_its_algorithm_is_refused() {
         let mut other = first.clone();
         other[4] = algorithm;
         let signature = person.sign(person.identity.key(), SignatureType::IdentityChange, &other);
-        assert!(matches!(
-            history_of(&[signed(&other, &[signature])]),
-            Err(IdentityError::Malformed(_))
-        ));
+        assert!(matches!(history_of(&[signed(&other, &[signature])]), Err(IdentityError::Malformed(_))));
     }
 }

@@ -13,9 +13,7 @@ fn rotated(person: &Person, at: u64) -> Identity {
 
 fn knowing(identity: &Identity) -> KnownHistories {
     let mut known = KnownHistories::default();
-    known
-        .adopt(HistoryUpdate::from_history(identity.history().clone()))
-        .unwrap();
+    known.adopt(HistoryUpdate::from_history(identity.history().clone())).unwrap();
     known
 }
 
@@ -36,21 +34,13 @@ fn n3_4_truncated_history_is_completed_from_the_known_one() {
     let person = Person::new();
     let known = knowing(&rotated(&person, NOW + 100));
     // The old history with an attestation made before the rotation: still valid, and the longer history stays.
-    let peer = person
-        .verify_knowing(&known, &person.payload(), NOW + 200)
-        .unwrap();
+    let peer = person.verify_knowing(&known, &person.payload(), NOW + 200).unwrap();
     assert_eq!(peer.history().history().len(), 2);
     // A thief of the retired key hides the rotation and attests anew.
-    let attest = body(&KeyAttest {
-        iat: NOW + 150,
-        ..person.attestation.attest().clone()
-    });
+    let attest = body(&KeyAttest { iat: NOW + 150, ..person.attestation.attest().clone() });
     let signature = person.sign(person.identity.key(), SignatureType::KeyAttest, &attest);
     let payload = person.payload_with(&Attestation::new(signed(&attest, &[signature])).unwrap());
-    assert!(
-        person.verify(&payload, NOW + 200).is_ok(),
-        "not claimed towards who has not seen the rotation"
-    );
+    assert!(person.verify(&payload, NOW + 200).is_ok(), "not claimed towards who has not seen the rotation");
     let refused = person.verify_knowing(&known, &payload, NOW + 200);
     assert!(matches!(refused, Err(IdentityError::KeyNotInForce { .. })));
 }
@@ -97,15 +87,9 @@ fn a_forged_fork_raises_no_alarm() {
 fn a_peer_seen_before_is_still_held_to_its_times() {
     let person = Person::new();
     let mut known = KnownHistories::default();
-    let peer = person
-        .verify_knowing(&known, &person.payload(), NOW)
-        .unwrap();
+    let peer = person.verify_knowing(&known, &person.payload(), NOW).unwrap();
     known.adopt(peer.update()).unwrap();
-    assert!(
-        person
-            .verify_knowing(&known, &person.payload(), NOW + 1)
-            .is_ok()
-    );
+    assert!(person.verify_knowing(&known, &person.payload(), NOW + 1).is_ok());
     let refused = person.verify_knowing(&known, &person.payload(), NOW + DAY);
     assert!(matches!(refused, Err(IdentityError::Expired { .. })));
 }
@@ -119,19 +103,13 @@ fn the_least_recently_used_is_forgotten_and_the_pinned_never() {
     for person in [&people[0], &people[1], &people[2], &people[1], &people[3]] {
         known.adopt(update(person)).unwrap();
     }
-    let remembered = people
-        .iter()
-        .map(|person| known.history(&person.id()).is_some());
+    let remembered = people.iter().map(|person| known.history(&person.id()).is_some());
     assert_eq!(remembered.collect::<Vec<_>>(), [true, true, false, true]);
 
     // Pinned after it was learned.
     known.pin(people[1].id());
     known.adopt(update(&people[2])).unwrap();
     known.adopt(update(&people[2])).unwrap();
-    assert!(
-        people
-            .iter()
-            .all(|person| known.history(&person.id()).is_some())
-    );
+    assert!(people.iter().all(|person| known.history(&person.id()).is_some()));
     assert_eq!(known.len(), 4);
 }

@@ -21,10 +21,7 @@ fn an_identifier_has_one_text() {
         &format!(" {text}"),
         &text.replace('I', "i"),
     ] {
-        assert!(
-            matches!(other.parse::<Identifier>(), Err(IdentityError::Text(_))),
-            "{other}"
-        );
+        assert!(matches!(other.parse::<Identifier>(), Err(IdentityError::Text(_))), "{other}");
     }
 }
 
@@ -46,15 +43,9 @@ fn a_history_survives_being_written_down() {
     let person = Person::new();
     let history = person.identity.history();
     let text = history.to_text();
-    assert!(text.starts_with(&format!(
-        "-----BEGIN ONWARD IDENTITY-----\n{}\n",
-        person.id()
-    )));
+    assert!(text.starts_with(&format!("-----BEGIN ONWARD IDENTITY-----\n{}\n", person.id())));
     assert_eq!(&VerifiedHistory::from_text(&text).unwrap(), history);
-    assert_eq!(
-        &VerifiedHistory::from_text(&text.replace('\n', "\r\n")).unwrap(),
-        history
-    );
+    assert_eq!(&VerifiedHistory::from_text(&text.replace('\n', "\r\n")).unwrap(), history);
 }
 
 #[test]
@@ -62,45 +53,23 @@ fn an_altered_identity_file_is_refused() {
     let text = Person::new().identity.history().to_text();
     let lines: Vec<&str> = text.lines().collect();
     for line in 0..lines.len() {
-        let without: Vec<&str> = lines
-            .iter()
-            .enumerate()
-            .filter(|(n, _)| *n != line)
-            .map(|(_, line)| *line)
-            .collect();
-        assert!(
-            VerifiedHistory::from_text(&without.join("\n")).is_err(),
-            "without line {line}"
-        );
-        let twice: Vec<&str> = lines
-            .iter()
-            .enumerate()
-            .flat_map(|(n, text)| vec![*text; 1 + usize::from(n == line)])
-            .collect();
-        assert!(
-            VerifiedHistory::from_text(&twice.join("\n")).is_err(),
-            "line {line} twice"
-        );
+        let without: Vec<&str> =
+            lines.iter().enumerate().filter(|(n, _)| *n != line).map(|(_, line)| *line).collect();
+        assert!(VerifiedHistory::from_text(&without.join("\n")).is_err(), "without line {line}");
+        let twice: Vec<&str> =
+            lines.iter().enumerate().flat_map(|(n, text)| vec![*text; 1 + usize::from(n == line)]).collect();
+        assert!(VerifiedHistory::from_text(&twice.join("\n")).is_err(), "line {line} twice");
         let mut blank = lines.clone();
         blank.insert(line, "");
-        assert!(
-            VerifiedHistory::from_text(&blank.join("\n")).is_err(),
-            "blank before line {line}"
-        );
+        assert!(VerifiedHistory::from_text(&blank.join("\n")).is_err(), "blank before line {line}");
     }
     for (position, digit) in text.char_indices() {
         let mut altered = text.clone();
         let other = if digit == '0' { "1" } else { "0" };
         altered.replace_range(position..=position, other);
-        assert!(
-            VerifiedHistory::from_text(&altered).is_err(),
-            "character {position}"
-        );
+        assert!(VerifiedHistory::from_text(&altered).is_err(), "character {position}");
     }
     assert!(VerifiedHistory::from_text(&text.replace("\n-----END", "\n\n-----END")).is_err());
     let swapped = text.replacen(lines[1], &Person::new().id().to_string(), 1);
-    assert!(matches!(
-        VerifiedHistory::from_text(&swapped),
-        Err(IdentityError::Text(_))
-    ));
+    assert!(matches!(VerifiedHistory::from_text(&swapped), Err(IdentityError::Text(_))));
 }

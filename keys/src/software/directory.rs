@@ -37,10 +37,7 @@ impl Directory {
             Err(error) => return Err(failed(path, "making the directory", error)),
         }
         let handle = open_checked(path, Kind::Directory)?;
-        let directory = Self {
-            path: path.to_owned(),
-            handle,
-        };
+        let directory = Self { path: path.to_owned(), handle };
         let keys = {
             let _lock = directory.lock()?;
             let (marked, keys) = directory.read()?;
@@ -114,15 +111,11 @@ impl Directory {
     }
 
     fn sync(&self) -> Result<(), KeyError> {
-        self.handle
-            .sync_all()
-            .map_err(|error| failed(&self.path, "syncing the directory", error))
+        self.handle.sync_all().map_err(|error| failed(&self.path, "syncing the directory", error))
     }
 
     fn lock(&self) -> Result<Lock<'_>, KeyError> {
-        self.handle
-            .lock()
-            .map_err(|error| failed(&self.path, "locking the directory", error))?;
+        self.handle.lock().map_err(|error| failed(&self.path, "locking the directory", error))?;
         Ok(Lock(&self.handle))
     }
 }
@@ -219,10 +212,7 @@ fn open_checked(path: &Path, kind: Kind) -> Result<File, KeyError> {
 }
 
 fn refused(path: &Path, source: StoreError) -> KeyError {
-    KeyError::Store {
-        path: path.to_owned(),
-        source,
-    }
+    KeyError::Store { path: path.to_owned(), source }
 }
 
 fn failed(path: &Path, action: &'static str, source: io::Error) -> KeyError {

@@ -41,8 +41,7 @@ pub(super) fn decode(content: &[u8]) -> Result<PrivateKey, StoreError> {
         .and_then(|rest| rest.split_once('\n'))
         .ok_or(StoreError::Malformed("first line"))?;
     let usage = KeyUsage::parse(usage).ok_or(StoreError::Malformed("unknown usage"))?;
-    let (label, document) =
-        SecretDocument::from_pem(pem).map_err(|_| StoreError::Malformed("PEM"))?;
+    let (label, document) = SecretDocument::from_pem(pem).map_err(|_| StoreError::Malformed("PEM"))?;
     let secret = document.as_bytes().strip_prefix(&prefix(usage));
     let secret = secret.and_then(|secret| <&[u8; 32]>::try_from(secret).ok());
     let (PEM_LABEL, Some(secret)) = (label, secret) else {
@@ -59,10 +58,7 @@ pub(super) fn decode(content: &[u8]) -> Result<PrivateKey, StoreError> {
 /// those bytes, where n is 110 for X25519 and 112 for Ed25519.
 fn prefix(usage: KeyUsage) -> [u8; DER_BYTES - 32] {
     let algorithm = if usage.agrees() { 110 } else { 112 };
-    [
-        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, algorithm, 0x04, 0x22,
-        0x04, 0x20,
-    ]
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, algorithm, 0x04, 0x22, 0x04, 0x20]
 }
 
 const DER_BYTES: usize = 48;
@@ -98,15 +94,8 @@ mod tests {
             let (_, document) = SecretDocument::from_pem(pem).unwrap();
             let info: pkcs8::PrivateKeyInfoRef<'_> = document.decode_msg().unwrap();
             let number = if usage.agrees() { 110 } else { 112 };
-            assert_eq!(
-                info.algorithm.oid.to_string(),
-                format!("1.3.101.{number}"),
-                "{usage}"
-            );
-            assert_eq!(
-                info.private_key.as_bytes(),
-                [&[0x04, 0x20], &[7; 32][..]].concat()
-            );
+            assert_eq!(info.algorithm.oid.to_string(), format!("1.3.101.{number}"), "{usage}");
+            assert_eq!(info.private_key.as_bytes(), [&[0x04, 0x20], &[7; 32][..]].concat());
             assert!(text.len() as u64 <= FILE_BYTES_MAX);
         }
     }
@@ -126,10 +115,7 @@ mod tests {
             String::new(),
         ] {
             let decoded = decode(changed.as_bytes());
-            assert!(
-                matches!(decoded, Err(StoreError::Malformed(_))),
-                "{changed}"
-            );
+            assert!(matches!(decoded, Err(StoreError::Malformed(_))), "{changed}");
         }
         assert!(matches!(decode(b"\xff\xfe"), Err(StoreError::Malformed(_))));
     }
