@@ -177,7 +177,8 @@ fn rates(
             let (tally, route, body) = (tally.clone(), Arc::clone(&route), body.clone());
             // On a worker thread, as an application's task would be.
             let run = runtime.spawn(async move {
-                flood(&tally, async || route.send(&body).await.unwrap_or_else(|error| panic!("{error}"))).await
+                let (route, body) = (&route, &body);
+                flood(&tally, || async move { route.send(body).await.unwrap_or_else(|error| panic!("{error}")) }).await
             });
             let (sent, seconds) = runtime.block_on(run).unwrap_or_else(|error| panic!("{error}"));
             sent as f64 / seconds
@@ -191,10 +192,9 @@ fn ask(runtime: &tokio::runtime::Runtime, figure: &str, workers: usize, route: &
         .map(|_| {
             let route = route.clone();
             let run = runtime.spawn(async move {
-                let request = Raw(vec![7; 64].into());
-                laps(async || {
-                    let answer: Raw = route.ask(&request).await.unwrap_or_else(|error| panic!("{error}"));
-                    std::hint::black_box(answer);
+                let (route, request) = (&route, &Raw(vec![7; 64].into()));
+                laps(|| async move {
+                    route.ask::<_, Raw>(request).await.unwrap_or_else(|error| panic!("{error}"))
                 })
                 .await
             });

@@ -131,7 +131,8 @@ fn per_message(runtime: &tokio::runtime::Runtime, figure: &str, server: &Node, r
             let (tally, route, body) = (tally.clone(), route.clone(), body.clone());
             let before = ALLOCATOR.stats().allocations;
             let run = runtime.spawn(async move {
-                flood(&tally, async || route.send(&body).await.unwrap_or_else(|error| panic!("{error}"))).await
+                let (route, body) = (&route, &body);
+                flood(&tally, || async move { route.send(body).await.unwrap_or_else(|error| panic!("{error}")) }).await
             });
             let (sent, _) = runtime.block_on(run).unwrap_or_else(|error| panic!("{error}"));
             (ALLOCATOR.stats().allocations - before) as f64 / sent as f64

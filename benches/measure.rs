@@ -8,12 +8,12 @@ use onward::{Context, Failure, NoReply, Payload, PayloadError, Worker};
 use tokio::runtime::Runtime;
 
 /// Timed runs per figure, after one that only warms up.
-pub const RUNS: usize = 5;
+pub(crate) const RUNS: usize = 5;
 /// How long one run lasts.
-pub const RUN: Duration = Duration::from_millis(700);
+pub(crate) const RUN: Duration = Duration::from_millis(700);
 
 /// Prints one figure as a JSON line.
-pub fn print(figure: &str, unit: &str, workers: usize, samples: &[f64]) {
+pub(crate) fn print(figure: &str, unit: &str, workers: usize, samples: &[f64]) {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let (median, min, max) = (sorted[sorted.len() / 2], sorted[0], sorted[sorted.len() - 1]);
@@ -26,7 +26,7 @@ pub fn print(figure: &str, unit: &str, workers: usize, samples: &[f64]) {
 }
 
 /// A runtime with so many threads.
-pub fn runtime(workers: usize) -> Runtime {
+pub(crate) fn runtime(workers: usize) -> Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_all()
@@ -36,7 +36,7 @@ pub fn runtime(workers: usize) -> Runtime {
 
 /// A payload of any size that is encoded and decoded without allocating.
 #[derive(Clone)]
-pub struct Body(pub bytes::Bytes);
+pub(crate) struct Body(pub(crate) bytes::Bytes);
 
 impl Payload for Body {
     fn encode_payload(&self, out: &mut Vec<u8>) -> Result<(), PayloadError> {
@@ -56,13 +56,13 @@ impl Payload for Body {
 }
 
 /// A body of `size` bytes.
-pub fn body(size: usize) -> Body {
+pub(crate) fn body(size: usize) -> Body {
     Body(vec![7; size].into())
 }
 
 /// Messages that arrived.
 #[derive(Clone, Default)]
-pub struct Tally(Arc<(AtomicU64, AtomicU64, tokio::sync::Notify)>);
+pub(crate) struct Tally(Arc<(AtomicU64, AtomicU64, tokio::sync::Notify)>);
 
 impl Tally {
     fn counted(&self) -> u64 {
@@ -79,7 +79,7 @@ impl Tally {
 }
 
 /// Counts what it gets.
-pub struct Counter(pub Tally);
+pub(crate) struct Counter(pub(crate) Tally);
 
 impl Worker for Counter {
     type Request = Body;
@@ -96,12 +96,12 @@ impl Worker for Counter {
 }
 
 /// Sends one-way for one run and waits for the last to be counted; returns messages and seconds.
-pub async fn flood(tally: &Tally, send: impl AsyncFn()) -> (u64, f64) {
+pub(crate) async fn flood<F: Future>(tally: &Tally, send: impl Fn() -> F) -> (u64, f64) {
     let before = tally.counted();
     let started = Instant::now();
     let mut sent = 0;
     while sent % 64 != 0 || started.elapsed() < RUN {
-        send().await;
+        std::hint::black_box(send().await);
         sent += 1;
     }
     tally.reach(before + sent).await;
@@ -109,12 +109,12 @@ pub async fn flood(tally: &Tally, send: impl AsyncFn()) -> (u64, f64) {
 }
 
 /// Asks one after the other for one run; returns the median lap in µs and laps per second.
-pub async fn laps(ask: impl AsyncFn()) -> (f64, f64) {
+pub(crate) async fn laps<F: Future>(ask: impl Fn() -> F) -> (f64, f64) {
     let mut laps = Vec::with_capacity(4 << 20);
     let started = Instant::now();
     let mut last = started;
     while last.duration_since(started) < RUN {
-        ask().await;
+        std::hint::black_box(ask().await);
         let now = Instant::now();
         laps.push((now - last).as_nanos() as u64);
         last = now;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use onward::{Channel, ChannelListener, Connection, Echo, Identity, Listener, Node, NodeRoute, Peer, Route, Trust};
 
 /// A client and a server, and how the client reaches workers of the server.
-pub struct Pair {
-    pub client: Node,
-    pub server: Node,
+pub(crate) struct Pair {
+    client: Node,
+    pub(crate) server: Node,
     way: Way,
     _listener: Listener,
     _hop: Option<(Node, Listener)>,
@@ -43,7 +43,7 @@ fn limits() -> onward::Limits {
 
 impl Pair {
     /// Connected over TCP, without a channel.
-    pub async fn tcp() -> Self {
+    pub(crate) async fn tcp() -> Self {
         let (client, server) = nodes().await;
         let listener = must(server.listen_tcp("127.0.0.1:0").await);
         must(listener.expose("echo"));
@@ -52,7 +52,7 @@ impl Pair {
     }
 
     /// With a secure channel, through a hop node if `hop`.
-    pub async fn channel(hop: bool) -> Self {
+    pub(crate) async fn channel(hop: bool) -> Self {
         let (client, server) = nodes().await;
         let listener = must(server.listen_tcp("127.0.0.1:0").await);
         must(listener.expose("bank"));
@@ -78,7 +78,7 @@ impl Pair {
     }
 
     /// The route to a worker of the server, which is exposed to the client.
-    pub fn open(&self, worker: &str) -> NodeRoute {
+    pub(crate) fn open(&self, worker: &str) -> NodeRoute {
         match &self.way {
             Way::Tcp(connection, listener) => {
                 must(listener.expose(worker));
@@ -92,7 +92,7 @@ impl Pair {
     }
 
     /// One more channel beside the first.
-    pub async fn another_channel(&self) -> Channel {
+    pub(crate) async fn another_channel(&self) -> Channel {
         let Way::Channel(secured) = &self.way else { panic!("a pair without channels") };
         let peer = Peer::Identity(secured.bank.identifier());
         must(self.client.open_channel(&secured.alice, secured.route.clone(), peer).await)
@@ -100,7 +100,7 @@ impl Pair {
 
     /// Handshakes per second with `tasks` in flight; each side verifies the other's chain. With
     /// `known` false every initiator is an identity the server has not seen before.
-    pub async fn handshakes(&self, tasks: usize, run: Duration, known: bool) -> f64 {
+    pub(crate) async fn handshakes(&self, tasks: usize, run: Duration, known: bool) -> f64 {
         let Way::Channel(secured) = &self.way else { panic!("a pair without channels") };
         let strangers = if known { Vec::new() } else { self.strangers(tasks * 24).await };
         let strangers = Arc::new(std::sync::Mutex::new(strangers));
