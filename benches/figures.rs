@@ -5,17 +5,22 @@
 //! Each group runs in a process of its own, so that none disturbs another. Memory and allocations are
 //! counted by the bench `heap`, because counting slows everything.
 
+mod handshakes;
 mod measure;
 mod pair;
 
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Instant;
 
-use measure::{Counter, RUN, RUNS, Tally, body, flood, laps, print, runtime};
+use measure::{Counter, RUN, RUNS, Tally, body, flood, print, runtime};
 use onward::{Echo, Node, NodeRoute, Raw};
 use pair::Pair;
 
-const GROUPS: &[(&str, fn(usize), &[usize])] = &[
+/// A group: its name, what it runs with so many threads, and with how many.
+type Group = (&'static str, fn(usize), &'static [usize]);
+
+const GROUPS: &[Group] = &[
     ("local", local, &[2]),
     ("hops4", hops4, &[2]),
     ("tcp.oneway", tcp_oneway, &[2]),
@@ -49,7 +54,8 @@ fn main() {
 
 fn local(workers: usize) {
     let runtime = runtime(workers);
-    let node = runtime.block_on(async { Node::builder("bench").start().await }).unwrap_or_else(|e| panic!("{e}"));
+    let node =
+        runtime.block_on(async { Node::builder("bench").start().await }).unwrap_or_else(|e| panic!("{e}"));
     oneway(&runtime, "local.oneway.64", workers, &node, "count", 64, node_route);
     runtime.block_on(async {
         node.start_worker("echo", Echo).unwrap_or_else(|error| panic!("{error}"));
@@ -59,7 +65,8 @@ fn local(workers: usize) {
 
 fn hops4(workers: usize) {
     let runtime = runtime(workers);
-    let node = runtime.block_on(async { Node::builder("bench").start().await }).unwrap_or_else(|e| panic!("{e}"));
+    let node =
+        runtime.block_on(async { Node::builder("bench").start().await }).unwrap_or_else(|e| panic!("{e}"));
     for hop in ["h1", "h2", "h3", "h4"] {
         node.start_hop(hop).unwrap_or_else(|error| panic!("{error}"));
     }
@@ -77,7 +84,9 @@ fn tcp_oneway(workers: usize) {
     let pair = runtime.block_on(Pair::tcp());
     for size in [64, 1024, 32_768] {
         let figure = format!("tcp.oneway.{size}");
-        oneway(&runtime, &figure, workers, &pair.server, &format!("count{size}"), size, |_, name| pair.open(name));
+        oneway(&runtime, &figure, workers, &pair.server, &format!("count{size}"), size, |_, name| {
+            pair.open(name)
+        });
     }
 }
 
@@ -92,7 +101,9 @@ fn channel_oneway(workers: usize) {
     let pair = runtime.block_on(Pair::channel(false));
     for size in [64, 1024, 16_384, 61_440] {
         let figure = format!("channel.oneway.{size}");
-        oneway(&runtime, &figure, workers, &pair.server, &format!("count{size}"), size, |_, name| pair.open(name));
+        oneway(&runtime, &figure, workers, &pair.server, &format!("count{size}"), size, |_, name| {
+            pair.open(name)
+        });
     }
 }
 
@@ -101,7 +112,9 @@ fn channel_hop(workers: usize) {
     let pair = runtime.block_on(Pair::channel(true));
     for size in [64, 1024, 16_384, 61_440] {
         let figure = format!("channel.hop.oneway.{size}");
-        oneway(&runtime, &figure, workers, &pair.server, &format!("count{size}"), size, |_, name| pair.open(name));
+        oneway(&runtime, &figure, workers, &pair.server, &format!("count{size}"), size, |_, name| {
+            pair.open(name)
+        });
     }
 }
 
@@ -132,7 +145,12 @@ fn channel_idle(workers: usize) {
         sorted[sorted.len() / 2]
     };
     let base = median(&alone);
-    print("channel.idle1000.1024", "x alone", workers, &beside.iter().map(|rate| rate / base).collect::<Vec<_>>());
+    print(
+        "channel.idle1000.1024",
+        "x alone",
+        workers,
+        &beside.iter().map(|rate| rate / base).collect::<Vec<_>>(),
+    );
     drop(idle);
 }
 
@@ -141,7 +159,8 @@ fn handshake(workers: usize) {
     let runtime = runtime(workers);
     for (figure, known) in [("handshake.64", true), ("handshake.64.stranger", false)] {
         let pair = runtime.block_on(Pair::channel(false));
-        let samples: Vec<_> = (0..=RUNS).map(|_| runtime.block_on(pair.handshakes(64, RUN, known))).skip(1).collect();
+        let samples: Vec<_> =
+            (0..=RUNS).map(|_| runtime.block_on(pair.handshakes(64, RUN, known))).skip(1).collect();
         print(figure, "handshakes/s", workers, &samples);
     }
 }
@@ -178,7 +197,11 @@ fn rates(
             // On a worker thread, as an application's task would be.
             let run = runtime.spawn(async move {
                 let (route, body) = (&route, &body);
-                flood(&tally, || async move { route.send(body).await.unwrap_or_else(|error| panic!("{error}")) }).await
+                flood(
+                    &tally,
+                    || async move { route.send(body).await.unwrap_or_else(|error| panic!("{error}")) },
+                )
+                .await
             });
             let (sent, seconds) = runtime.block_on(run).unwrap_or_else(|error| panic!("{error}"));
             sent as f64 / seconds
@@ -204,4 +227,20 @@ fn ask(runtime: &tokio::runtime::Runtime, figure: &str, workers: usize, route: &
         .collect();
     print(figure, "us p50", workers, &runs.iter().map(|run| run.0).collect::<Vec<_>>());
     print(figure, "ask/s", workers, &runs.iter().map(|run| run.1).collect::<Vec<_>>());
+}
+
+/// Asks one after the other for one run; returns the median lap in µs and laps per second.
+async fn laps<F: Future>(ask: impl Fn() -> F) -> (f64, f64) {
+    let mut laps = Vec::with_capacity(4 << 20);
+    let started = Instant::now();
+    let mut last = started;
+    while last.duration_since(started) < RUN {
+        std::hint::black_box(ask().await);
+        let now = Instant::now();
+        laps.push((now - last).as_nanos() as u64);
+        last = now;
+    }
+    let rate = laps.len() as f64 / started.elapsed().as_secs_f64();
+    let middle = laps.len() / 2;
+    (*laps.select_nth_unstable(middle).1 as f64 / 1e3, rate)
 }

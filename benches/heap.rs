@@ -11,7 +11,7 @@ mod pair;
 use std::alloc::System;
 use std::process::Command;
 
-use measure::{Counter, Tally, body, flood, print, runtime};
+use measure::{Counter, RUNS, Tally, body, flood, print, runtime};
 use onward::{Echo, Node, NodeRoute, Raw};
 use pair::Pair;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
@@ -21,7 +21,6 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const WORKERS: usize = 100_000;
 const CHANNELS: usize = 1_000;
-const SAMPLES: usize = 5;
 
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -35,7 +34,8 @@ fn main() {
             other => panic!("no group {other}"),
         };
     }
-    let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|wanted| name.starts_with(wanted.as_str()));
+    let wanted =
+        |name: &str| arguments.is_empty() || arguments.iter().any(|wanted| name.starts_with(wanted.as_str()));
     for name in ["memory.worker", "memory.worker.used", "memory.channel"] {
         if wanted(name) {
             memory(name);
@@ -48,7 +48,7 @@ fn main() {
 
 /// Samples a group of memory figures from fresh processes.
 fn memory(name: &str) {
-    let samples: Vec<(f64, f64)> = (0..SAMPLES)
+    let samples: Vec<(f64, f64)> = (0..RUNS)
         .map(|_| {
             let program = std::env::current_exe().unwrap_or_else(|error| panic!("own path: {error}"));
             let output = Command::new(program).args(["--child", name]).output();
@@ -86,7 +86,8 @@ fn memory_worker(used: bool) {
         if used {
             for n in 0..WORKERS {
                 let route = node.route(&format!("w{n}")).unwrap_or_else(|error| panic!("{error}"));
-                let _: Raw = route.ask(&Raw(vec![7; 64].into())).await.unwrap_or_else(|error| panic!("{error}"));
+                let _: Raw =
+                    route.ask(&Raw(vec![7; 64].into())).await.unwrap_or_else(|error| panic!("{error}"));
             }
         }
         println!("{} {}", (live() - heap) / WORKERS as f64, (rss() - resident) / WORKERS as f64);
@@ -112,27 +113,39 @@ fn memory_channel() {
 
 fn allocations() {
     let runtime = runtime(2);
-    let node = runtime.block_on(async { Node::builder("bench").start().await }).unwrap_or_else(|e| panic!("{e}"));
-    per_message(&runtime, "alloc.local.64", &node, |name| node.route(name).unwrap_or_else(|error| panic!("{error}")));
+    let node =
+        runtime.block_on(async { Node::builder("bench").start().await }).unwrap_or_else(|e| panic!("{e}"));
+    per_message(&runtime, "alloc.local.64", &node, |name| {
+        node.route(name).unwrap_or_else(|error| panic!("{error}"))
+    });
     let tcp = runtime.block_on(Pair::tcp());
     per_message(&runtime, "alloc.tcp.64", &tcp.server, |name| tcp.open(name));
     let hop = runtime.block_on(Pair::channel(true));
     per_message(&runtime, "alloc.channel-hop.64", &hop.server, |name| hop.open(name));
 }
 
-fn per_message(runtime: &tokio::runtime::Runtime, figure: &str, server: &Node, route: impl Fn(&str) -> NodeRoute) {
+fn per_message(
+    runtime: &tokio::runtime::Runtime,
+    figure: &str,
+    server: &Node,
+    route: impl Fn(&str) -> NodeRoute,
+) {
     let tally = Tally::default();
     runtime.block_on(async {
         server.start_worker("count", Counter(tally.clone())).unwrap_or_else(|error| panic!("{error}"));
     });
     let (route, body) = (route("count"), body(64));
-    let samples: Vec<_> = (0..=SAMPLES)
+    let samples: Vec<_> = (0..=RUNS)
         .map(|_| {
             let (tally, route, body) = (tally.clone(), route.clone(), body.clone());
             let before = ALLOCATOR.stats().allocations;
             let run = runtime.spawn(async move {
                 let (route, body) = (&route, &body);
-                flood(&tally, || async move { route.send(body).await.unwrap_or_else(|error| panic!("{error}")) }).await
+                flood(
+                    &tally,
+                    || async move { route.send(body).await.unwrap_or_else(|error| panic!("{error}")) },
+                )
+                .await
             });
             let (sent, _) = runtime.block_on(run).unwrap_or_else(|error| panic!("{error}"));
             (ALLOCATOR.stats().allocations - before) as f64 / sent as f64

@@ -1,4 +1,4 @@
-//! How the benches time and report: one-way messages until the last is counted, asks lap by lap.
+//! How the benches time and report: one-way messages until the last is counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,20 +106,4 @@ pub(crate) async fn flood<F: Future>(tally: &Tally, send: impl Fn() -> F) -> (u6
     }
     tally.reach(before + sent).await;
     (sent, started.elapsed().as_secs_f64())
-}
-
-/// Asks one after the other for one run; returns the median lap in µs and laps per second.
-pub(crate) async fn laps<F: Future>(ask: impl Fn() -> F) -> (f64, f64) {
-    let mut laps = Vec::with_capacity(4 << 20);
-    let started = Instant::now();
-    let mut last = started;
-    while last.duration_since(started) < RUN {
-        std::hint::black_box(ask().await);
-        let now = Instant::now();
-        laps.push((now - last).as_nanos() as u64);
-        last = now;
-    }
-    let rate = laps.len() as f64 / started.elapsed().as_secs_f64();
-    let middle = laps.len() / 2;
-    (*laps.select_nth_unstable(middle).1 as f64 / 1e3, rate)
 }

@@ -1,33 +1,33 @@
 //! Two nodes, connected over TCP, with or without a secure channel and a hop node between them.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use onward::{Channel, ChannelListener, Connection, Echo, Identity, Listener, Node, NodeRoute, Peer, Route, Trust};
+use onward::{
+    Channel, ChannelListener, Connection, Echo, Identity, Listener, Node, NodeRoute, Peer, Route, Trust,
+};
 
 /// A client and a server, and how the client reaches workers of the server.
 pub(crate) struct Pair {
-    client: Node,
+    pub(crate) client: Node,
     pub(crate) server: Node,
-    way: Way,
-    _listener: Listener,
+    pub(crate) way: Way,
+    /// Kept: dropped, it would listen no more.
+    pub(crate) _listener: Listener,
     _hop: Option<(Node, Listener)>,
 }
 
-enum Way {
+pub(crate) enum Way {
     Tcp(Connection, Listener),
     Channel(Box<Secured>),
 }
 
-struct Secured {
-    channel: Channel,
-    listener: ChannelListener,
-    alice: Identity,
-    bank: Identity,
-    route: Route,
+pub(crate) struct Secured {
+    pub(crate) channel: Channel,
+    pub(crate) listener: ChannelListener,
+    pub(crate) alice: Identity,
+    pub(crate) bank: Identity,
+    pub(crate) route: Route,
 }
 
-fn must<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
+pub(crate) fn must<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -72,7 +72,8 @@ impl Pair {
         let trust = Trust::pinned([alice.identifier()]);
         let accepting = must(server.accept_channels("bank", &bank, trust));
         must(accepting.expose("echo"));
-        let channel = must(client.open_channel(&alice, route.clone(), Peer::Identity(bank.identifier())).await);
+        let channel =
+            must(client.open_channel(&alice, route.clone(), Peer::Identity(bank.identifier())).await);
         let secured = Secured { channel, listener: accepting, alice, bank, route };
         Self { client, server, way: Way::Channel(Box::new(secured)), _listener: listener, _hop: hop }
     }
@@ -96,59 +97,6 @@ impl Pair {
         let Way::Channel(secured) = &self.way else { panic!("a pair without channels") };
         let peer = Peer::Identity(secured.bank.identifier());
         must(self.client.open_channel(&secured.alice, secured.route.clone(), peer).await)
-    }
-
-    /// Handshakes per second with `tasks` in flight; each side verifies the other's chain. With
-    /// `known` false every initiator is an identity the server has not seen before.
-    pub(crate) async fn handshakes(&self, tasks: usize, run: Duration, known: bool) -> f64 {
-        let Way::Channel(secured) = &self.way else { panic!("a pair without channels") };
-        let strangers = if known { Vec::new() } else { self.strangers(tasks * 24).await };
-        let strangers = Arc::new(std::sync::Mutex::new(strangers));
-        let listener = if known { None } else { Some(self.listener_for_all(&strangers)) };
-        let route = match &listener {
-            Some(name) => must(secured.route.with_last(&must(onward::Address::local(name)))),
-            None => secured.route.clone(),
-        };
-        let started = Instant::now();
-        let mut set = tokio::task::JoinSet::new();
-        for _ in 0..tasks {
-            let (client, alice, route) = (self.client.clone(), secured.alice.clone(), route.clone());
-            let (peer, strangers) = (Peer::Identity(secured.bank.identifier()), Arc::clone(&strangers));
-            set.spawn(async move {
-                let mut done = 0u64;
-                while started.elapsed() < run {
-                    let stranger = strangers.lock().ok().and_then(|mut all| all.pop());
-                    let identity = match (known, stranger) {
-                        (true, _) => alice.clone(),
-                        (false, Some(stranger)) => stranger,
-                        (false, None) => break,
-                    };
-                    must(client.open_channel(&identity, route.clone(), peer.clone()).await).close();
-                    done += 1;
-                }
-                done
-            });
-        }
-        let done: u64 = set.join_all().await.into_iter().sum();
-        done as f64 / started.elapsed().as_secs_f64()
-    }
-
-    async fn strangers(&self, count: usize) -> Vec<Identity> {
-        let mut strangers = Vec::new();
-        for _ in 0..count {
-            strangers.push(must(self.client.create_identity().await));
-        }
-        strangers
-    }
-
-    fn listener_for_all(&self, strangers: &std::sync::Mutex<Vec<Identity>>) -> String {
-        let Way::Channel(secured) = &self.way else { panic!("a pair without channels") };
-        let identifiers: Vec<_> =
-            strangers.lock().map(|all| all.iter().map(Identity::identifier).collect()).unwrap_or_default();
-        let name = format!("bank{}", self.server.router().random() % 1_000_000_000);
-        must(self.server.accept_channels(&name, &secured.bank, Trust::pinned(identifiers)));
-        must(self._listener.expose(&name));
-        name
     }
 }
 
