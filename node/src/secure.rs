@@ -531,7 +531,10 @@ impl Step for Session {
             },
         };
         match received {
-            Received::Message(message) => Next::Forward(message),
+            Received::Message(inner) => {
+                message.recycle();
+                Next::Forward(inner)
+            }
             Received::Nothing => Next::Done(Some(message)),
             Received::Closed => {
                 self.closed.store(true, Ordering::Relaxed);

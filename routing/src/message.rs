@@ -9,6 +9,7 @@
 //!
 //! Specification: docs/protocol.md §1.1, §1.2.
 
+use core::cell::Cell;
 use core::fmt;
 
 use bytes::Bytes;
@@ -139,7 +140,7 @@ impl Message {
             configured: parts.configured,
             is_report: parts.is_report,
         };
-        let mut block = match spare {
+        let mut block = match spare.or_else(take_spare) {
             Some(Self(mut block)) if block.data.len() >= meta_end => {
                 block.head = head;
                 block
@@ -152,6 +153,15 @@ impl Message {
         data[onward_end..payload_end].copy_from_slice(inline);
         data[payload_end..meta_end].copy_from_slice(parts.meta);
         Self(block)
+    }
+
+    /// Gives the message's block to the next message that this thread composes.
+    pub fn recycle(mut self) {
+        // A block that had to be large once must not be pinned by small messages.
+        if self.0.data.len() <= RECYCLED_MAX {
+            self.0.head.body = None;
+            let _ = SPARE.try_with(|spare| spare.set(Some(self)));
+        }
     }
 
     /// The same message with at least `room` free bytes in front of the return route and `gap` in
@@ -527,6 +537,19 @@ fn offset(at: usize) -> u16 {
     at as u16
 }
 
+/// Largest block that is kept for the next message.
+const RECYCLED_MAX: usize = 960;
+
+thread_local! {
+    /// The block of a message that this thread was done with.
+    static SPARE: Cell<Option<Message>> = const { Cell::new(None) };
+}
+
+fn take_spare() -> Option<Message> {
+    // No thread-local storage any more means that the thread is ending: a fresh block will do.
+    SPARE.try_with(Cell::take).ok().flatten()
+}
+
 /// Room, two routes, an inline payload and meta at their limits, and what a regrown block adds.
 const BLOCK_MAX: usize = 8192;
 
@@ -619,6 +642,19 @@ mod tests {
         assert_eq!(message.payload(), [1; 300]);
         let sixteen = route(&vec!["w"; 16].join(" => "));
         assert_eq!(message.relay(sixteen.as_ref()), Err(HopError::RouteFull));
+    }
+
+    #[test]
+    fn a_recycled_block_holds_nothing_of_the_message_before() {
+        let first = Message::with_body(
+            route("a => b").as_ref(),
+            route("me").as_ref(),
+            vec![1; INLINE_MAX + 1].into(),
+        );
+        first.recycle();
+        let second = Message::new(route("c").as_ref(), Route::empty().as_ref(), b"hi");
+        assert!(second.body().is_none() && second.ret().is_empty() && second.meta().is_empty());
+        assert_eq!((second.onward().to_string().as_str(), second.payload()), ("c", &b"hi"[..]));
     }
 
     #[test]

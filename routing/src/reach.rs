@@ -9,10 +9,14 @@
 use core::net::IpAddr;
 use core::str::FromStr;
 use core::time::Duration;
-use std::collections::{HashMap, HashSet};
+use foldhash::fast::RandomState;
 
 use crate::address::{Address, AddressError, AddressRef, Kind};
 use crate::flow::FlowId;
+
+/// Seeded per process; keys come from this node alone, so that a fast hash is enough.
+type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
+type HashSet<K> = std::collections::HashSet<K, RandomState>;
 
 /// How long a reply grant outlives its last use.
 pub const GRANT_LIFETIME: Duration = Duration::from_secs(60);
@@ -99,7 +103,7 @@ impl Reach {
         let flow = Flow {
             kind,
             parent,
-            exposed: HashSet::new(),
+            exposed: HashSet::default(),
             dial: Vec::new(),
             hop_errors: false,
             egress: None,

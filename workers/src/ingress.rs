@@ -28,6 +28,14 @@ pub struct Ingress {
     own: Address,
     lanes: HashMap<usize, Arc<Lane>>,
     spare: Option<Message>,
+    last: Option<Last>,
+}
+
+/// Where the last message went: most often the next one goes there too.
+struct Last {
+    address: Address,
+    generation: u64,
+    target: Target,
 }
 
 /// A message whose lane is full; the reader pauses with [`Ingress::pause`].
@@ -52,7 +60,7 @@ impl Ingress {
     /// The ingress of `flow`, whose egress worker has the address `own`.
     #[must_use]
     pub fn new(router: Arc<Router>, flow: FlowId, own: Address) -> Self {
-        Self { router, flow, own, lanes: HashMap::new(), spare: None }
+        Self { router, flow, own, lanes: HashMap::new(), spare: None, last: None }
     }
 
     /// The router this ingress feeds.
@@ -88,9 +96,16 @@ impl Ingress {
             self.router.report(message, ErrorCode::HopLimit);
             return None;
         }
+        let known = self.known_target(&message);
         let lanes = &self.lanes;
         let held = |target: &Target| lanes.get(&target.key()).is_some_and(|lane| !lane.state().idle);
-        match self.router.walk(message, if lanes.is_empty() { None } else { Some(&held) }) {
+        let held: Option<&dyn Fn(&Target) -> bool> = if lanes.is_empty() { None } else { Some(&held) };
+        let walk = match known {
+            Some(Ok(target)) => self.router.walk_to(target, message, held),
+            Some(Err(code)) => Walk::Refused(code, message),
+            None => self.router.walk(message, held),
+        };
+        match walk {
             Walk::Done(spare) => {
                 self.spare = spare;
                 None
@@ -100,6 +115,24 @@ impl Ingress {
                 None
             }
             Walk::Full(pending) => self.queue(pending),
+        }
+    }
+
+    /// The target of a message that goes where the last one went, or of one whose target can be kept.
+    fn known_target(&mut self, message: &Message) -> Option<Result<Target, ErrorCode>> {
+        let next = message.next()?;
+        let generation = self.router.generation();
+        match &self.last {
+            Some(last) if last.generation == generation && last.address.as_ref() == next => {
+                Some(Ok(last.target.clone()))
+            }
+            _ => {
+                let target = self.router.exposed(message)?;
+                if let Ok(target) = &target {
+                    self.last = Some(Last { address: next.to_owned(), generation, target: target.clone() });
+                }
+                Some(target)
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Place;
+use foldhash::fast::RandomState;
 use onward_routing::{
     Address, AddressRef, Allowed, Denied, DialRule, ErrorCode, FlowId, HOPS_MAX, HopError, Kind, Message,
     Reach,
@@ -222,7 +223,10 @@ pub struct Counters {
 /// Routes the messages of one node.
 pub struct Router {
     pub(crate) limits: Limits,
-    directory: DashMap<Address, Target>,
+    /// Keys come from this node alone, so that a fast seeded hash is enough.
+    directory: DashMap<Address, Target, RandomState>,
+    /// Changes whenever what an address leads to, or who may reach it, may have changed.
+    generation: AtomicU64,
     pub(crate) asks: Arc<Asks>,
     reach: RwLock<Reach>,
     random: Mutex<Random>,
@@ -240,7 +244,8 @@ impl Router {
         Ok(Arc::new(Self {
             asks: Asks::new(limits.asks).map_err(std::io::Error::other)?,
             limits,
-            directory: DashMap::new(),
+            directory: DashMap::default(),
+            generation: AtomicU64::new(0),
             reach: RwLock::default(),
             random: Mutex::default(),
             dialer: OnceLock::new(),
@@ -284,7 +289,10 @@ impl Router {
 
     /// The rules of who may reach whom, to change.
     pub fn reach_mut(&self) -> RwLockWriteGuard<'_, Reach> {
-        self.reach.write().unwrap_or_else(PoisonError::into_inner)
+        let reach = self.reach.write().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: whoever reads the new generation sees the new rules.
+        self.generation.fetch_add(1, Ordering::Release);
+        reach
     }
 
     /// Sets who opens connections for endpoints in onward routes; only the first call has an effect.
@@ -313,6 +321,7 @@ impl Router {
     /// Takes an address out of the directory, with every reply grant for it.
     pub fn remove(&self, address: &Address) {
         self.directory.remove(address);
+        // Behind the removal, and a new generation with it: nothing found before is used any more.
         self.reach_mut().revoke(address);
     }
 
@@ -357,7 +366,12 @@ impl Router {
     /// Dropped before it is ready, the message is lost and nothing was sent.
     pub async fn send(self: &Arc<Self>, message: Message) -> Result<(), SendError> {
         let sent = match self.walk(message, None) {
-            Walk::Done(_) => Ok(()),
+            Walk::Done(spare) => {
+                if let Some(spare) = spare {
+                    spare.recycle();
+                }
+                Ok(())
+            }
             Walk::Refused(code, message) => Err(Box::new(SendError::refused(code, message))),
             Walk::Full(pending) => return self.send_when_free(Box::new(pending)).await,
         };
@@ -411,6 +425,45 @@ impl Router {
         match self.find(address, FlowId::LOCAL) {
             Ok(Found::Target(Target::Step(step))) if step.as_sink().is_some() => Some(step),
             _ => None,
+        }
+    }
+
+    /// A number that changes whenever what addresses lead to, or who may reach them, may have changed.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// What a message from outside goes to, if that is so for as long as the generation stays: an
+    /// exposed worker or step or a session, not a request's slot, a grant or an endpoint.
+    pub(crate) fn exposed(self: &Arc<Self>, message: &Message) -> Option<Result<Target, ErrorCode>> {
+        let next = message.next()?;
+        let is_kept =
+            next.random_id().is_none_or(|id| self.reach().session_admits(id, message.flow()) == Some(true));
+        if !is_kept || next.kind() != Kind::Local || message.next_is_configured() {
+            return None;
+        }
+        match self.target(message) {
+            Ok(Found::Target(target)) => Some(Ok(target)),
+            Ok(Found::Ask(_)) => None,
+            Err(code) => Some(Err(code)),
+        }
+    }
+
+    /// As [`Router::walk`], for a message whose first target is known.
+    pub(crate) fn walk_to(
+        self: &Arc<Self>,
+        target: Target,
+        message: Message,
+        held: Option<&dyn Fn(&Target) -> bool>,
+    ) -> Walk {
+        if held.is_some_and(|held| held(&target)) {
+            return self.walk(message, held);
+        }
+        match target.act(self, message, None) {
+            Next::Forward(message) => self.walk(message, held),
+            Next::Done(spare) => Walk::Done(spare),
+            Next::Full(room, bytes, message) => Walk::Full(Pending { message, target, room, bytes }),
+            Next::Refused(code, message) => Walk::Refused(code, message),
         }
     }
 
