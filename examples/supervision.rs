@@ -25,7 +25,9 @@ async fn count(node: &Node, worker: &str) -> anyhow::Result<u32> {
 }
 
 async fn fail(node: &Node, worker: &str) -> anyhow::Result<()> {
-    let error = node.route(worker)?.ask::<_, u32>(&true).await.unwrap_err();
+    let Err(error) = node.route(worker)?.ask::<_, u32>(&true).await else {
+        anyhow::bail!("the panic was not told")
+    };
     println!("{worker}: {error}");
     Ok(())
 }

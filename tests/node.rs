@@ -1,5 +1,7 @@
 //! Whole nodes through the facade: real sockets, channels through hops, lost hops, full workers.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
+
 use std::time::{Duration, Instant};
 
 use onward::{

@@ -326,7 +326,7 @@ impl Channels {
         let guard = Unfinished { channels: self, session: &session };
         let driver =
             Driver { channels: self, session: &session, way: Path::Initiator { route, peer: None }, inbox };
-        let established = driver.run(Handshake::Initiator(initiator)).await?;
+        let established = driver.run(Handshake::Initiator(Box::new(initiator))).await?;
         std::mem::forget(guard);
         self.establish(&session, established, None).await;
         Ok(Channel { channels: Arc::clone(self), session })
@@ -489,7 +489,7 @@ impl Accepting {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(self: &Arc<Self>, id: HandshakeId, responder: Responder, back: Route) {
+    fn start(self: &Arc<Self>, id: HandshakeId, responder: Box<Responder>, back: Route) {
         let (session, inbox) = self.channels.new_session();
         let (accepting, driven) = (Arc::clone(self), Arc::clone(&session));
         // The entry is made before the task may remove it.
@@ -550,7 +550,7 @@ impl Step for AcceptStep {
                 if let Some(evicted) = evicted {
                     accepting.evict(evicted);
                 }
-                accepting.start(id, *responder, message.ret().to_owned());
+                accepting.start(id, responder, message.ret().to_owned());
             }
             Verdict::Repeated(id) => {
                 let session = accepting.running().get(&id).map(|running| Arc::clone(&running.session));
@@ -565,8 +565,8 @@ impl Step for AcceptStep {
 
 /// A handshake of either role, which are driven alike.
 enum Handshake {
-    Initiator(Initiator),
-    Responder(Responder),
+    Initiator(Box<Initiator>),
+    Responder(Box<Responder>),
 }
 
 impl Handshake {

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::error::{AskError, PayloadError, SendError, StartError};
 use crate::mailbox::{EndReason, Ended, Mailbox, Notice};
-use crate::payload::Payload;
+use crate::payload::{Payload, compose, decode};
 use crate::router::Router;
 use crate::run::{WorkerHandle, start};
 use crate::worker::Worker;
@@ -75,7 +75,7 @@ impl Context {
     /// # Errors
     /// [`SendError`] gives the message back.
     pub async fn send<T: Payload>(&self, route: &Route, value: &T) -> Result<(), AskError> {
-        let message = compose(route, self.address(), value)?;
+        let message = compose(route.as_ref(), RouteRef::one(self.address().as_ref()), value)?;
         Ok(self.router.send(message).await?)
     }
 
@@ -199,10 +199,7 @@ impl Router {
     /// # Errors
     /// [`SendError`] gives the message back; [`PayloadError`] when the value has no encoding.
     pub async fn tell<T: Payload>(self: &Arc<Self>, route: &Route, value: &T) -> Result<(), AskError> {
-        let message = with_scratch(|payload| {
-            value.encode_payload(payload)?;
-            Ok::<_, PayloadError>(Message::new(route.as_ref(), RouteRef::default(), payload))
-        })?;
+        let message = compose(route.as_ref(), RouteRef::default(), value)?;
         Ok(self.send(message).await?)
     }
 
@@ -222,40 +219,12 @@ impl Router {
     ) -> Result<R, AskError> {
         let mut waiting = self.asks.open(within)?;
         let reply_to = Route::from(Address::random(waiting.id()));
-        let message = with_scratch(|payload| {
-            value.encode_payload(payload)?;
-            Ok::<_, PayloadError>(Message::new(route.as_ref(), reply_to.as_ref(), payload))
-        })?;
+        let message = compose(route.as_ref(), reply_to.as_ref(), value)?;
         drop(reply_to);
         self.send(message).await?;
         let answer = waiting.answer().await?;
-        Ok(R::decode_payload(answer.payload())?)
+        Ok(decode(&answer)?)
     }
-}
-
-/// A message from the worker at `sender`.
-fn compose<T: Payload>(route: &Route, sender: &Address, value: &T) -> Result<Message, PayloadError> {
-    with_scratch(|payload| {
-        value.encode_payload(payload)?;
-        Ok(Message::new(route.as_ref(), RouteRef::one(sender.as_ref()), payload))
-    })
-}
-
-/// Calls `act` with an empty buffer that the thread keeps, so that encoding allocates nothing.
-pub(crate) fn with_scratch<T>(act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    thread_local! {
-        static SCRATCH: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
-    }
-    /// A buffer larger than this is not kept: one large message must not pin its size.
-    const KEPT_MAX: usize = 64 * 1024;
-
-    let mut scratch = SCRATCH.take();
-    scratch.clear();
-    let result = act(&mut scratch);
-    if scratch.capacity() <= KEPT_MAX {
-        SCRATCH.set(scratch);
-    }
-    result
 }
 
 impl std::fmt::Debug for Context {

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use minicbor::encode::Write;
 use minicbor::{Decode, Decoder, Encode, Encoder};
+use onward_routing::{Message, RouteRef};
 
 use crate::error::PayloadError;
 
@@ -22,6 +23,59 @@ pub trait Payload: Sized + Send + 'static {
     /// # Errors
     /// [`PayloadError::Decode`] and [`PayloadError::Trailing`].
     fn decode_payload(bytes: &[u8]) -> Result<Self, PayloadError>;
+
+    /// The encoded value where it exists as shared bytes already, so that a large one is not copied.
+    fn shared(&self) -> Option<&Bytes> {
+        None
+    }
+
+    /// Decodes a value from bytes that it may keep.
+    ///
+    /// # Errors
+    /// As [`Payload::decode_payload`].
+    fn from_shared(bytes: Bytes) -> Result<Self, PayloadError> {
+        Self::decode_payload(&bytes)
+    }
+}
+
+/// Decodes the payload of a message.
+pub(crate) fn decode<T: Payload>(message: &Message) -> Result<T, PayloadError> {
+    match message.body() {
+        Some(body) => T::from_shared(body.clone()),
+        None => T::decode_payload(message.payload()),
+    }
+}
+
+/// A fresh message with a value as its payload.
+pub(crate) fn compose<T: Payload>(
+    onward: RouteRef<'_>,
+    ret: RouteRef<'_>,
+    value: &T,
+) -> Result<Message, PayloadError> {
+    if let Some(body) = value.shared() {
+        return Ok(Message::with_body(onward, ret, body.clone()));
+    }
+    with_scratch(|payload| {
+        value.encode_payload(payload)?;
+        Ok(Message::new(onward, ret, payload))
+    })
+}
+
+/// Calls `act` with an empty buffer that the thread keeps, so that encoding allocates nothing.
+pub(crate) fn with_scratch<T>(act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    thread_local! {
+        static SCRATCH: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
+    }
+    /// A buffer larger than this is not kept: one large message must not pin its size.
+    const KEPT_MAX: usize = 64 * 1024;
+
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    let result = act(&mut scratch);
+    if scratch.capacity() <= KEPT_MAX {
+        SCRATCH.set(scratch);
+    }
+    result
 }
 
 impl<T> Payload for T
@@ -54,6 +108,14 @@ impl Payload for Raw {
 
     fn decode_payload(bytes: &[u8]) -> Result<Self, PayloadError> {
         Ok(Self(Bytes::copy_from_slice(bytes)))
+    }
+
+    fn shared(&self) -> Option<&Bytes> {
+        Some(&self.0)
+    }
+
+    fn from_shared(bytes: Bytes) -> Result<Self, PayloadError> {
+        Ok(Self(bytes))
     }
 }
 
@@ -97,11 +159,20 @@ pub trait Reply: Send + 'static {
     /// # Errors
     /// As [`Payload::encode_payload`].
     fn encode_reply(&self, out: &mut Vec<u8>) -> Result<bool, PayloadError>;
+
+    /// As [`Payload::shared`].
+    fn shared_reply(&self) -> Option<&Bytes> {
+        None
+    }
 }
 
 impl<T: Payload> Reply for T {
     fn encode_reply(&self, out: &mut Vec<u8>) -> Result<bool, PayloadError> {
         self.encode_payload(out).map(|()| true)
+    }
+
+    fn shared_reply(&self) -> Option<&Bytes> {
+        self.shared()
     }
 }
 

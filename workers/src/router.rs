@@ -377,7 +377,7 @@ impl Router {
             match self.resume(*pending, Some(charge)) {
                 Walk::Done(_) => return Ok(()),
                 Walk::Refused(code, message) => return Err(SendError::refused(code, message)),
-                Walk::Full(next) => pending = Box::new(next),
+                Walk::Full(next) => *pending = next,
             }
         }
     }

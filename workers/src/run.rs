@@ -14,10 +14,10 @@ use onward_routing::{Address, ErrorCode, Message, RouteRef};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, coop};
 
-use crate::context::{Context, with_scratch};
+use crate::context::Context;
 use crate::error::StartError;
 use crate::mailbox::{EndReason, Mailbox, Notice};
-use crate::payload::{Payload, Reply};
+use crate::payload::{Reply, decode, with_scratch};
 use crate::router::{Router, Target};
 use crate::worker::Worker;
 
@@ -193,7 +193,7 @@ async fn serve<W: Worker>(worker: &mut W, context: &mut Context, batch: &mut Vec
 
 /// Handles one message and answers it; `Err` is a panic's text.
 async fn handle<W: Worker>(worker: &mut W, context: &mut Context, message: Message) -> Result<(), String> {
-    let request = match W::Request::decode_payload(message.payload()) {
+    let request = match decode::<W::Request>(&message) {
         Ok(request) => request,
         Err(error) => {
             tracing::debug!(worker = %context.address(), %error, "message refused");
@@ -235,6 +235,9 @@ async fn handle<W: Worker>(worker: &mut W, context: &mut Context, message: Messa
 fn compose_answer(context: &Context, message: Message, reply: impl Reply) -> Option<Message> {
     if message.ret().is_empty() {
         return None;
+    }
+    if let Some(body) = reply.shared_reply() {
+        return message.into_reply_body(RouteRef::default(), body.clone());
     }
     let composed = with_scratch(|payload| match reply.encode_reply(payload) {
         Ok(true) => Ok(message.into_reply(RouteRef::default(), payload)),

@@ -126,7 +126,7 @@ impl Supervisor {
         let supervisor = Arc::new(supervisor);
         let run: Box<RunChild> = Box::new(move |router, mailbox| {
             let supervisor = Arc::clone(&supervisor);
-            Box::pin(async move { supervisor.run(router, mailbox).await })
+            Box::pin(async move { Running::start(supervisor, router).supervise(&mailbox).await })
         });
         self.children.push(Child { address: name, restart, is_worker: false, run });
         self
@@ -153,14 +153,6 @@ impl Supervisor {
 
     fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.children.iter().filter(|child| child.is_worker).map(|child| &child.address)
-    }
-
-    fn run(
-        self: Arc<Self>,
-        router: Arc<Router>,
-        mailbox: Arc<Mailbox>,
-    ) -> impl Future<Output = EndReason> + Send {
-        async move { Running::start(self, router).supervise(&mailbox).await }
     }
 }
 

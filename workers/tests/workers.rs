@@ -1,5 +1,7 @@
 //! Workers on one node: typed messages, back-pressure, failure, supervision.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;

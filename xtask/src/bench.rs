@@ -38,7 +38,7 @@ pub(crate) fn run(groups: &[String]) -> Result<()> {
 
 /// The command that runs the project's own bench.
 pub(crate) fn own(groups: &[String]) -> Command {
-    let mut command = run::cargo("bench --locked -p onward --bench figures --");
+    let mut command = run::cargo("bench --locked -p onward --bench figures --bench heap --");
     command.args(groups);
     command
 }

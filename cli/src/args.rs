@@ -1,0 +1,393 @@
+//! The words and options of the command line.
+//!
+//! No option takes a secret: arguments are visible to every user of the machine.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::NodePlan;
+use crate::output::Format;
+
+/// Messages that only the intended receiver can read, through anything that lies between.
+#[derive(Debug, Parser)]
+#[command(
+    name = "onward",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    after_help = "First steps: onward demo chain; onward help serve; onward explain CODE"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Global {
+    /// How data is printed
+    #[arg(short, long, global = true, env = "ONWARD_OUTPUT", hide_env = true, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    /// Print data and errors only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// State directory (default: ~/.local/state/onward)
+    #[arg(long, global = true, env = "ONWARD_HOME", hide_env = true, value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start, stop and list nodes
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Make a program answer messages
+    #[command(after_long_help = SERVE_EXAMPLES)]
+    Serve(Serve),
+    /// Send a message and wait for no answer
+    #[command(after_long_help = SEND_EXAMPLES)]
+    Send(Message),
+    /// Send a message and print the answer
+    #[command(after_long_help = ASK_EXAMPLES)]
+    Ask(Message),
+    /// Keep routes under short names, see what each hop learns
+    #[command(subcommand)]
+    Route(RouteCommand),
+    /// Make and show the identities that prove who you are
+    #[command(subcommand)]
+    Identity(IdentityCommand),
+    /// Keep the identities of others under short names
+    #[command(subcommand)]
+    Peer(PeerCommand),
+    /// Show what a running node does
+    Status(OnNode),
+    /// Show every limit with its value
+    Limits,
+    /// Explain an error code, or list them all
+    Explain {
+        /// A code such as E0404
+        code: Option<String>,
+    },
+    /// See it work on this machine
+    #[command(subcommand)]
+    Demo(DemoCommand),
+    /// Print a completion script for a shell
+    #[command(after_long_help = COMPLETION_EXAMPLES)]
+    Completion {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Explain a command; with --man as a manual page
+    Help {
+        /// Print the manual page
+        #[arg(long)]
+        man: bool,
+        /// Write the manual pages of all commands into this directory
+        #[arg(long, value_name = "DIR", conflicts_with = "command")]
+        man_dir: Option<PathBuf>,
+        /// Words of the command
+        command: Vec<String>,
+    },
+    /// Print the version
+    Version,
+    /// One process of a demonstration.
+    #[command(hide = true)]
+    DemoPart {
+        #[command(subcommand)]
+        part: DemoPart,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Start a node and keep it running until Ctrl-C
+    #[command(after_long_help = NODE_EXAMPLES)]
+    Start(Box<NodeStart>),
+    /// Stop a running node after it finished what it has in hand
+    Stop {
+        /// The node's name (default: the only one that runs)
+        name: Option<String>,
+        /// Longest time to finish in
+        #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
+        drain: Duration,
+    },
+    /// List nodes
+    Ls,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NodeStart {
+    /// The node's name (default: the configuration's, or `node`)
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) plan: NodePlan,
+    /// Read these settings from a file
+    #[arg(long, env = "ONWARD_CONFIG", hide_env = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Longest time to finish in after Ctrl-C or SIGTERM
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME", hide_short_help = true)]
+    pub(crate) drain: Duration,
+    /// Return once it runs and leave it in the background
+    #[arg(long)]
+    pub(crate) background: bool,
+    /// This process is the one in the background.
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OnNode {
+    /// The node (default: the only one that runs)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Serve {
+    /// The worker's name, the last address of routes to it
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) what: ServeWhat,
+    /// Start a node that listens here instead of joining a running one
+    #[arg(long, value_name = "tcp:HOST:PORT", conflicts_with = "node")]
+    pub(crate) listen: Vec<String>,
+    /// Join this running node (default: the only one that runs)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// Address of the channel listener
+    #[arg(long, value_name = "NAME", default_value = "secure")]
+    pub(crate) channels: String,
+    /// Let this peer open channels (name, identifier or file)
+    #[arg(long, value_name = "PEER")]
+    pub(crate) trust: Vec<String>,
+    /// Let everybody open channels who proves any identity
+    #[arg(long, conflicts_with = "trust")]
+    pub(crate) trust_any: bool,
+    /// Answer messages that come without a channel too
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// Identity that proves who answers (default: the worker's name)
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub(crate) identity: Option<String>,
+    /// Messages handled at the same time
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256), hide_short_help = true)]
+    pub(crate) jobs: u16,
+    /// Longest time to finish in after Ctrl-C or SIGTERM
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME", hide_short_help = true)]
+    pub(crate) drain: Duration,
+    /// The program and its arguments, behind `--`
+    #[arg(last = true, requires = "exec", value_name = "PROGRAM")]
+    pub(crate) program: Vec<std::ffi::OsString>,
+}
+
+/// What answers the messages.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ServeWhat {
+    /// Run a program per message: payload on its input, output is the answer
+    #[arg(long)]
+    pub(crate) exec: bool,
+    /// Answer with the same bytes
+    #[arg(long)]
+    pub(crate) echo: bool,
+    /// Answer in capitals
+    #[arg(long)]
+    pub(crate) upper: bool,
+}
+
+/// A message for `send` and `ask`.
+#[derive(Args, Debug)]
+pub(crate) struct Message {
+    /// Route to the worker, quoted, or a name from the route book
+    pub(crate) route: String,
+    /// The text; `-` or nothing reads standard input
+    pub(crate) text: Option<String>,
+    /// Send the content of a file
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    pub(crate) file: Option<PathBuf>,
+    /// Open a channel to this identity (name, identifier or file)
+    #[arg(long, value_name = "PEER")]
+    pub(crate) peer: Option<String>,
+    /// No channel: whoever carries the message can read it
+    #[arg(long, conflicts_with = "peer")]
+    pub(crate) plain: bool,
+    /// Own identity in the channel (default: a fresh one that ends with the command)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) identity: Option<String>,
+    /// Longest time until the answer
+    #[arg(long, env = "ONWARD_TIMEOUT", hide_env = true, default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
+    pub(crate) deadline: Duration,
+    /// Begin a route of names at this running node (default: the only one)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteCommand {
+    /// Keep a route under a name
+    Add { name: String, route: String },
+    /// Forget a route
+    Rm { name: String },
+    /// List the route book
+    Ls,
+    /// Say hop by hop what each one learns
+    #[command(after_long_help = EXPLAIN_EXAMPLES)]
+    Explain {
+        /// A route, quoted, or a name from the route book
+        route: String,
+        /// As without a channel
+        #[arg(long)]
+        plain: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityCommand {
+    /// Make an identity
+    Create {
+        #[arg(default_value = "default")]
+        name: String,
+    },
+    /// Print identifiers
+    Show {
+        /// Which one (default: all)
+        name: Option<String>,
+    },
+    /// Print the public history, which others need to know you by
+    Export {
+        #[arg(default_value = "default")]
+        name: String,
+    },
+    /// Replace the key; the identifier stays
+    Rotate {
+        #[arg(default_value = "default")]
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeerCommand {
+    /// Keep a peer under a name
+    Add {
+        name: String,
+        /// Identifier, or file with an exported identity
+        peer: String,
+    },
+    /// List known peers
+    Ls,
+    /// Forget a peer
+    Rm { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DemoCommand {
+    /// Ask a service through two companies' hops; search their bytes and memory for the text
+    #[command(after_long_help = DEMO_EXAMPLES)]
+    Chain {
+        /// The text to send (default: an invented card PIN)
+        #[arg(long)]
+        text: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DemoPart {
+    Service,
+    Hop,
+    Client,
+}
+
+/// Reads `250ms`, `5s`, `2m` or a number of seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let number: u64 =
+        number.parse().map_err(|_| "give a number with a unit, such as 500ms, 5s or 2m".to_owned())?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(format!("`{unit}` is no unit; use ms, s or m")),
+    }
+}
+
+const NODE_EXAMPLES: &str = "Examples:
+  A hop that passes messages on to one endpoint and no other:
+    onward node start relay --listen tcp:127.0.0.1:4000 --hop hop --allow tcp:127.0.0.1:4001
+  The same in the background, and its end:
+    onward node start relay --listen tcp:127.0.0.1:4000 --hop hop --background
+    onward node stop relay";
+
+const SERVE_EXAMPLES: &str = "Examples:
+  Answer in capitals, through secure channels only, on a port of its own:
+    onward serve upper --upper --listen tcp:127.0.0.1:4001 --trust-any
+  Run a program for each message:
+    onward serve count --exec --listen tcp:127.0.0.1:4002 --trust-any -- wc -w
+  Join the node that runs already:
+    onward serve upper --upper --trust-any";
+
+const SEND_EXAMPLES: &str = "Examples:
+  onward send 'tcp:127.0.0.1:4001 => secure => upper' hello --peer bank
+  echo hello | onward send 'tcp:127.0.0.1:4001 => upper' - --plain";
+
+const ASK_EXAMPLES: &str =
+    "With --peer the last address is the worker inside the channel and the one before it the
+channel listener; everything before them only carries bytes that it cannot read.
+
+Examples:
+  onward ask 'tcp:127.0.0.1:4001 => secure => upper' hello --peer bank
+  onward ask 'tcp:127.0.0.1:4000 => hop => tcp:127.0.0.1:4001 => secure => upper' hello --peer bank
+  onward ask 'tcp:127.0.0.1:4001 => upper' hello --plain --deadline 2s";
+
+const EXPLAIN_EXAMPLES: &str = "Examples:
+  onward route explain 'tcp:127.0.0.1:4000 => hop => tcp:127.0.0.1:4001 => secure => upper'
+  onward route explain 'tcp:127.0.0.1:4001 => upper' --plain";
+
+const DEMO_EXAMPLES: &str = "Examples:
+  onward demo chain
+  onward demo chain --text 'my own secret' -o json";
+
+const COMPLETION_EXAMPLES: &str = "Examples:
+  onward completion bash > ~/.local/share/bash-completion/completions/onward
+  onward completion fish > ~/.config/fish/completions/onward.fish";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for text in ["", "s", "5h", "-1s", "1.5s"] {
+            assert!(parse_duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn no_option_is_named_like_a_secret() {
+        fn walk(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let name = argument.get_id().as_str();
+                for word in ["secret", "password", "token", "key"] {
+                    assert!(!name.contains(word), "{} {name}", command.get_name());
+                }
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&Cli::command());
+    }
+}

@@ -1,0 +1,64 @@
+//! `onward identity`: the identities by which others know this person's programs.
+
+use serde_json::json;
+
+use crate::args::IdentityCommand;
+use crate::client;
+use crate::error::{CliError, Code};
+use crate::output::{Output, Table};
+use crate::state::{State, checked_name};
+
+pub(crate) async fn run(state: &State, command: IdentityCommand, output: Output) -> Result<(), CliError> {
+    match command {
+        IdentityCommand::Create { name } => {
+            if state.public_history(checked_name(&name)?).is_some() {
+                return Err(CliError::new(Code::Identity, format!("identity `{name}` exists already"))
+                    .help(format!("onward identity show {name} prints it; rotate replaces its key")));
+            }
+            let node = client::start_node("identity", Some(state.identity_dir(&name)?)).await?;
+            client::identity(state, &node, &name).await?;
+            show(state, &name, output)
+        }
+        IdentityCommand::Show { name: Some(name) } => show(state, &name, output),
+        IdentityCommand::Show { name: None } => {
+            let mut table = Table::new("identities", &["name", "identifier"]);
+            for name in state.identities() {
+                table.row([json!(name), json!(public(state, &name)?.0)]);
+            }
+            output.table(&table)
+        }
+        IdentityCommand::Export { name } => {
+            let (identifier, history) = public(state, &name)?;
+            output.object(&history, json!({ "name": name, "identifier": identifier, "history": history }))
+        }
+        IdentityCommand::Rotate { name } => {
+            public(state, &name)?;
+            let node = client::start_node("identity", Some(state.identity_dir(&name)?)).await?;
+            let rotated = node.rotate_identity(&name).await;
+            let identity = rotated.map_err(|error| {
+                CliError::node(Code::Identity, format!("identity `{name}` keeps its key"), error)
+            })?;
+            state.publish_history(&name, &identity.export())?;
+            let identifier = identity.identifier().to_string();
+            output.object(
+                &format!("{name} has a new key; the identifier stays {identifier}"),
+                json!({ "name": name, "identifier": identifier, "rotated": true }),
+            )
+        }
+    }
+}
+
+fn show(state: &State, name: &str, output: Output) -> Result<(), CliError> {
+    let (identifier, _) = public(state, name)?;
+    output.object(&identifier, json!({ "name": name, "identifier": identifier }))
+}
+
+/// The identifier and the public history of an identity.
+fn public(state: &State, name: &str) -> Result<(String, String), CliError> {
+    let Some(history) = state.public_history(checked_name(name)?) else {
+        return Err(CliError::new(Code::Identity, format!("there is no identity `{name}`"))
+            .help(format!("onward identity create {name} makes it")));
+    };
+    let identifier = client::exported_identifier(name, &history)?;
+    Ok((identifier.to_string(), history))
+}

@@ -1,0 +1,134 @@
+//! `onward demo chain`: a multi-hop chain of real processes on this machine, checked while it is shown.
+//!
+//! A client asks a service through the hops of two companies. Afterwards the text is looked for where
+//! it must be, at the two ends, and where it must not be: in every byte each hop received and in each
+//! hop's memory. What is printed was checked in this run; what could not be checked says so.
+
+mod journey;
+mod part;
+mod search;
+mod tap;
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::args::DemoPart;
+use crate::error::{CliError, Code};
+use crate::output::Output;
+use crate::running::termination;
+
+use journey::{Journey, Station};
+
+/// What is sent when no text is given: an invented card's.
+const TEXT: &str = "card 4000 0012 3456 7899, PIN 4821";
+/// Longest text in bytes; the tap keeps every byte it sees.
+const TEXT_BYTES_MAX: usize = 64 * 1024;
+
+/// Runs the demonstration and prints it.
+///
+/// # Errors
+/// [`Code::DemoFailed`], after printing, when the text was where it must not be or not where it must.
+pub(crate) async fn chain(text: Option<String>, output: Output) -> Result<(), CliError> {
+    let text = text.unwrap_or_else(|| TEXT.to_owned());
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(CliError::new(
+            Code::InputTooBig,
+            format!("the text has more than {TEXT_BYTES_MAX} bytes"),
+        ));
+    }
+    output.say("starting a client, two hops and a service, each a process of its own");
+    let journey = tokio::select! {
+        journey = journey::run(&text) => journey?,
+        // The processes of the demonstration end with their standard input, which ends here.
+        stopped = termination() => {
+            stopped?;
+            return Err(CliError::new(Code::DemoFailed, "stopped before its end"));
+        }
+    };
+    output.object(&to_text(&journey), to_json(&journey))?;
+    match journey.ok() {
+        Some(false) => Err(CliError::new(Code::DemoFailed, "the demonstration did not show what it should")),
+        _ => Ok(()),
+    }
+}
+
+/// Runs one process of the demonstration.
+pub(crate) async fn part(part: DemoPart) -> Result<(), CliError> {
+    part::run(part).await
+}
+
+fn to_json(journey: &Journey) -> Value {
+    let hops: Vec<Value> = journey
+        .hops
+        .iter()
+        .map(|hop| {
+            json!({
+                "name": hop.name,
+                "forwarded": hop.forwarded,
+                "bytes": hop.bytes,
+                "found": hop.found(),
+                "memory_searched": hop.memory.is_some(),
+            })
+        })
+        .collect();
+    json!({
+        "ok": journey.ok(),
+        "hops": hops,
+        "found_at": journey.stations().filter(|station| station.found()).map(|station| station.name).collect::<Vec<_>>(),
+        "journey_ms": journey.journey_ms,
+    })
+}
+
+fn to_text(journey: &Journey) -> String {
+    let mut text = String::new();
+    let names: Vec<&str> = journey.stations().map(|station| station.name).collect();
+    let _ = writeln!(text, "journey    {}", names.join(" -tcp-> "));
+    let _ = writeln!(text, "route      {}", journey.route);
+    let _ = writeln!(text, "channel    client to service in {:.1} ms, past both hops", journey.channel_ms);
+    let _ = writeln!(
+        text,
+        "answer     {} in {:.1} ms, back along the return route",
+        if journey.answered { "correct" } else { "WRONG" },
+        journey.journey_ms
+    );
+    let _ = writeln!(text);
+    let _ = writeln!(
+        text,
+        "The text and a random tag, {} bytes, were looked for as they are, in hexadecimal,",
+        journey.text_bytes
+    );
+    let _ =
+        writeln!(text, "base64 and UTF-16, in all bytes that a hop received and in each process's memory:");
+    let _ = writeln!(text, "  {:<10}{:>10}{:>14}{:>16}  found", "", "forwarded", "bytes seen", "memory");
+    for station in journey.stations() {
+        let _ = writeln!(text, "{}", row(station));
+    }
+    let _ = writeln!(text);
+    let _ = match journey.ok() {
+        Some(true) => writeln!(text, "ok: read at both ends and nowhere between"),
+        Some(false) => writeln!(text, "NOT ok"),
+        None => {
+            writeln!(text, "undecided: some memory was not searched (another user's process, or no /proc)")
+        }
+    };
+    text
+}
+
+fn row(station: &Station) -> String {
+    let memory = match &station.memory {
+        Some(search) => format!("{:.1} MiB", search.bytes as f64 / f64::from(1 << 20)),
+        None => "not searched".to_owned(),
+    };
+    let end = ["client", "service"].contains(&station.name);
+    let (forwarded, bytes) = match end {
+        true => ("-".to_owned(), "-".to_owned()),
+        false => (station.forwarded.to_string(), station.bytes.to_string()),
+    };
+    let found = match (station.found(), end) {
+        (true, true) => "yes, it is meant to",
+        (true, false) => "YES",
+        (false, _) => "no",
+    };
+    format!("  {:<10}{forwarded:>10}{bytes:>14}{memory:>16}  {found}", station.name)
+}

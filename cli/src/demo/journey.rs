@@ -1,0 +1,277 @@
+//! The course of the demonstration: starts its processes, sends the text, searches, decides.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use super::part::{Answered, CHANNELS, Errand, Orders, Ready, Seen, WORKER, confirmation};
+use super::search::{Needle, Search};
+use crate::error::{CliError, Code};
+
+/// Names of the two hops, which belong to other companies.
+const HOPS: [&str; 2] = ["fintech", "card-api"];
+/// How long any one step may take, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What happened, and what was found where.
+#[derive(Debug)]
+pub(super) struct Journey {
+    pub(super) route: String,
+    pub(super) text_bytes: usize,
+    pub(super) answered: bool,
+    pub(super) channel_ms: f64,
+    pub(super) journey_ms: f64,
+    pub(super) client: Station,
+    pub(super) hops: Vec<Station>,
+    pub(super) service: Station,
+}
+
+/// One process of the journey and what it saw.
+#[derive(Debug)]
+pub(super) struct Station {
+    pub(super) name: &'static str,
+    /// Messages it handed on.
+    pub(super) forwarded: u64,
+    /// Bytes on the connections it has, both ways.
+    pub(super) bytes: usize,
+    /// Encodings in which the text stood in those bytes.
+    pub(super) in_bytes: Vec<&'static str>,
+    /// What the search of its memory saw; `None` when it could not be searched.
+    pub(super) memory: Option<Search>,
+}
+
+impl Journey {
+    /// The processes in the order of the journey.
+    pub(super) fn stations(&self) -> impl Iterator<Item = &Station> {
+        std::iter::once(&self.client).chain(&self.hops).chain(std::iter::once(&self.service))
+    }
+
+    /// Whether everything was as it must be; `None` when nothing speaks against it but a search is missing.
+    pub(super) fn ok(&self) -> Option<bool> {
+        let leaked = self.hops.iter().any(Station::found);
+        let missing_at_an_end =
+            [&self.client, &self.service].iter().any(|end| end.memory.is_some() && !end.found());
+        let silent_hop = self.hops.iter().any(|hop| hop.forwarded == 0 || hop.bytes == 0);
+        if !self.answered || leaked || missing_at_an_end || silent_hop {
+            return Some(false);
+        }
+        self.stations().all(|station| station.memory.is_some()).then_some(true)
+    }
+}
+
+impl Station {
+    /// Whether the text was found in its bytes or memory.
+    pub(super) fn found(&self) -> bool {
+        !self.in_bytes.is_empty() || self.memory.as_ref().is_some_and(|search| !search.found.is_empty())
+    }
+}
+
+/// Runs the journey of `text`.
+///
+/// # Errors
+/// [`Code::DemoFailed`] when a process does not do its part. All of them have ended then.
+pub(super) async fn run(text: &str) -> Result<Journey, CliError> {
+    let tag = random_tag()?;
+    let tagged = format!("{text} {tag}");
+    let (mut client, mut service) = (Part::start("client")?, Part::start("service")?);
+    let mut hops = [Part::start("hop")?, Part::start("hop")?];
+
+    // From the far end to the near one: each is told of the next.
+    let known: Ready = client.hear().await?;
+    service.tell(&Orders { trust: known.identifier, ..Orders::default() }).await?;
+    let far: Ready = service.hear().await?;
+    let mut next = far.endpoint;
+    let mut route = format!("{next} => {CHANNELS}");
+    for (name, hop) in HOPS.into_iter().zip(&mut hops).rev() {
+        hop.tell(&Orders { name: name.to_owned(), next, ..Orders::default() }).await?;
+        next = hop.hear::<Ready>().await?.endpoint;
+        route = format!("{next} => {name} => {route}");
+    }
+    client.tell(&Errand { route: route.clone(), peer: far.identifier, text: tagged.clone() }).await?;
+    let answered: Answered = client.hear().await?;
+
+    let needle = Needle::new(&[&tagged, &tag]);
+    let mut links = Vec::new();
+    for part in hops.iter_mut().chain([&mut service]) {
+        part.tell(&"report").await?;
+        links.push(Link::of(part.hear().await?, &needle)?);
+    }
+    let stations = HOPS.into_iter().zip(&hops).zip(links.windows(2));
+    let hop_stations = stations
+        .map(|((name, part), sides)| {
+            // A hop sees the link before it and the one behind it, which the next one's tap kept.
+            let in_bytes = sides.iter().flat_map(|link| link.found.clone()).collect();
+            let bytes = sides.iter().map(|link| link.bytes).sum();
+            Station { name, forwarded: sides[0].forwarded, bytes, in_bytes, memory: part.search(&needle) }
+        })
+        .collect();
+    let end = |name, part: &Part| Station {
+        name,
+        forwarded: 0,
+        bytes: 0,
+        in_bytes: Vec::new(),
+        memory: part.search(&needle),
+    };
+    Ok(Journey {
+        route: format!("{route} => {WORKER}"),
+        text_bytes: tagged.len(),
+        answered: answered.answer.as_bytes() == confirmation(tagged.as_bytes()),
+        channel_ms: answered.channel_ms,
+        journey_ms: answered.journey_ms,
+        client: end("client", &client),
+        hops: hop_stations,
+        service: end("service", &service),
+    })
+}
+
+/// What the tap in front of a process kept.
+struct Link {
+    forwarded: u64,
+    bytes: usize,
+    found: Vec<&'static str>,
+}
+
+impl Link {
+    fn of(seen: Seen, needle: &Needle) -> Result<Self, CliError> {
+        let mut link = Self { forwarded: seen.forwarded, bytes: 0, found: Vec::new() };
+        for stream in &seen.streams {
+            let bytes = from_hex(stream).ok_or_else(|| failed("a record is damaged"))?;
+            link.bytes += bytes.len();
+            link.found.extend(needle.find(&bytes));
+        }
+        Ok(link)
+    }
+}
+
+/// A process of the demonstration; it is killed when this is dropped.
+struct Part {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Part {
+    fn start(part: &str) -> Result<Self, CliError> {
+        let program =
+            std::env::current_exe().map_err(|error| failed("this program cannot be found").because(error))?;
+        let mut child = Command::new(program)
+            .args(["demo-part", part])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| failed("a process cannot be started").because(error))?;
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(input), Some(output)) => Ok(Self { child, input, output: BufReader::new(output) }),
+            _ => Err(failed("a process has no pipes")),
+        }
+    }
+
+    async fn tell(&mut self, orders: &impl Serialize) -> Result<(), CliError> {
+        let line = serde_json::to_string(orders)
+            .map_err(|error| failed("orders cannot be written").because(error))?;
+        let written = self.input.write_all(format!("{line}\n").as_bytes()).await;
+        written.map_err(|error| failed("a process takes no orders").because(error))
+    }
+
+    async fn hear<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T, CliError> {
+        let mut line = String::new();
+        let read = tokio::time::timeout(PATIENCE, self.output.read_line(&mut line)).await;
+        match read {
+            Ok(Ok(0)) => Err(failed("a process ended early")),
+            Ok(Ok(_)) => serde_json::from_str(&line)
+                .map_err(|error| failed("a process said something else").because(error)),
+            Ok(Err(error)) => Err(failed("a process cannot be heard").because(error)),
+            Err(error) => Err(failed("a process says nothing").because(error)),
+        }
+    }
+
+    /// Searches its memory; `None` when the system does not let it be searched.
+    fn search(&self, needle: &Needle) -> Option<Search> {
+        let searched = self.child.id().map(|pid| needle.search_process(pid))?;
+        searched.inspect_err(|error| tracing::info!(%error, "memory was not searched")).ok()
+    }
+}
+
+/// 16 random letters and digits.
+fn random_tag() -> Result<String, CliError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| failed("the system gives no randomness").because(error))?;
+    let letters = b"abcdefghijklmnopqrstuvwxyz234567";
+    Ok(bytes.iter().map(|byte| char::from(letters[usize::from(byte % 32)])).collect())
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map(digits).collect()
+}
+
+fn failed(what: &str) -> CliError {
+    CliError::new(Code::DemoFailed, what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn station(name: &'static str, found: bool) -> Station {
+        let found = if found { vec!["text"] } else { Vec::new() };
+        Station {
+            name,
+            forwarded: 3,
+            bytes: 100,
+            in_bytes: Vec::new(),
+            memory: Some(Search { bytes: 1, found }),
+        }
+    }
+
+    fn journey() -> Journey {
+        Journey {
+            route: String::new(),
+            text_bytes: 20,
+            answered: true,
+            channel_ms: 1.0,
+            journey_ms: 1.0,
+            client: station("client", true),
+            hops: vec![station("one", false), station("two", false)],
+            service: station("service", true),
+        }
+    }
+
+    #[test]
+    fn it_is_ok_only_if_both_ends_have_the_text_and_no_hop_has() {
+        assert_eq!(journey().ok(), Some(true));
+        let spoiled: [fn(&mut Journey); 6] = [
+            |journey| journey.answered = false,
+            |journey| journey.client = station("client", false),
+            |journey| journey.service = station("service", false),
+            |journey| journey.hops[1] = station("two", true),
+            |journey| journey.hops[0].in_bytes.push("hex"),
+            |journey| journey.hops[0].forwarded = 0,
+        ];
+        for spoil in spoiled {
+            let mut journey = journey();
+            spoil(&mut journey);
+            assert_eq!(journey.ok(), Some(false));
+        }
+    }
+
+    #[test]
+    fn without_a_search_it_is_undecided_unless_something_speaks_against_it() {
+        let mut journey = journey();
+        journey.hops[0].memory = None;
+        assert_eq!(journey.ok(), None);
+        journey.hops[1] = station("two", true);
+        assert_eq!(journey.ok(), Some(false));
+    }
+
+    #[test]
+    fn tags_are_random_and_long() {
+        let (one, other) = (random_tag().unwrap(), random_tag().unwrap());
+        assert!(one.len() == 16 && one != other);
+    }
+}

@@ -1,0 +1,115 @@
+//! A tap: a proxy in front of a listener that keeps every byte that passes, each way.
+//!
+//! It stands in the process of whoever is watched, between the network and its node, and changes
+//! nothing. What it keeps is bounded; a connection beyond that is closed rather than not recorded.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Most bytes that are kept in all.
+const KEPT_BYTES_MAX: usize = 16 << 20;
+
+/// What passed a tap: one stream per connection and direction.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Record {
+    /// The streams so far.
+    pub(crate) fn streams(&self) -> Vec<Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn open(&self) -> usize {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.push(Vec::new());
+        streams.len() - 1
+    }
+
+    fn keep(&self, stream: usize, bytes: &[u8]) -> io::Result<()> {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept: usize = streams.iter().map(Vec::len).sum();
+        if kept + bytes.len() > KEPT_BYTES_MAX {
+            return Err(io::Error::other("the tap's record is full"));
+        }
+        streams[stream].extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Starts a tap in front of `target` on a free port of this machine; it ends with the process.
+pub(crate) async fn start(target: SocketAddr) -> io::Result<(SocketAddr, Record)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let record = Record::default();
+    let kept = record.clone();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let record = kept.clone();
+            tokio::spawn(async move {
+                if let Err(error) = pass(near, target, &record).await {
+                    tracing::debug!(%error, "a tapped connection ended");
+                }
+            });
+        }
+    });
+    Ok((address, record))
+}
+
+async fn pass(near: TcpStream, target: SocketAddr, record: &Record) -> io::Result<()> {
+    let far = TcpStream::connect(target).await?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    let (near_read, near_write) = near.into_split();
+    let (far_read, far_write) = far.into_split();
+    tokio::try_join!(copy(near_read, far_write, record), copy(far_read, near_write, record))?;
+    Ok(())
+}
+
+/// Passes bytes on, each kept before it is passed.
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    record: &Record,
+) -> io::Result<()> {
+    let stream = record.open();
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        record.keep(stream, &buffer[..read])?;
+        to.write_all(&buffer[..read]).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tap_changes_nothing_and_keeps_both_directions() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap();
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 5];
+            stream.read_exact(&mut request).await.unwrap();
+            stream.write_all(b"there").await.unwrap();
+            request
+        });
+        let (address, record) = start(target).await.unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!((&answer, &served.await.unwrap()), (b"there", b"hello"));
+        let mut streams = record.streams();
+        streams.sort();
+        assert_eq!(streams, [b"hello".to_vec(), b"there".to_vec()]);
+    }
+}

@@ -1,0 +1,132 @@
+//! A node that runs as a process of its own: what `node start` and `serve --listen` keep running.
+//!
+//! It holds the lock of its directory, listens there for the command line, and ends after SIGTERM,
+//! Ctrl-C or a request to stop, having finished what it had in hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onward::{Identifier, Identity, Listener, Node};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::client;
+use crate::config::NodePlan;
+use crate::control::{CONTROL, Control};
+use crate::error::{CliError, Code};
+use crate::state::{NodeLock, State};
+
+/// A node with its listeners and its lock.
+pub(crate) struct Running {
+    pub(crate) node: Node,
+    pub(crate) listeners: Arc<Vec<Listener>>,
+    pub(crate) identifier: Option<Identifier>,
+    stop: watch::Receiver<Option<Duration>>,
+    _lock: NodeLock,
+}
+
+impl Running {
+    /// Starts a node as planned; its control socket comes last, so whoever reaches it finds it ready.
+    pub(crate) async fn start(state: &State, name: &str, plan: &NodePlan) -> Result<Self, CliError> {
+        let lock = state.lock_node(name)?;
+        let trust = match &plan.channels {
+            Some(_) => Some(client::trust(state, &plan.trust, plan.trust_any)?),
+            None => None,
+        };
+        let identity_name = plan.identity.as_deref().unwrap_or(name);
+        let state_dir = trust.as_ref().map(|_| state.identity_dir(identity_name)).transpose()?;
+        let node = client::start_node(name, state_dir).await?;
+
+        for hop in &plan.hop {
+            node.start_hop(hop).map_err(|error| worker_failed(hop, error))?;
+        }
+        let mut identifier = None;
+        if let (Some(address), Some(trust)) = (&plan.channels, trust) {
+            let identity: Identity = client::identity(state, &node, identity_name).await?;
+            let listener = node
+                .accept_channels(address, &identity, trust)
+                .map_err(|error| worker_failed(address, error))?;
+            for worker in &plan.channel_expose {
+                listener.expose(worker).map_err(|error| worker_failed(worker, error))?;
+            }
+            identifier = Some(identity.identifier());
+        }
+        let mut listeners = Vec::new();
+        for endpoint in &plan.listen {
+            listeners.push(listen(&node, endpoint, plan).await?);
+        }
+        let socket = state.control_socket(name);
+        let control = node.listen_unix(&socket).await;
+        let control = control.map_err(|error| {
+            CliError::node(Code::Listen, format!("cannot listen on {}", socket.display()), error)
+                .help("a socket's path has at most 107 bytes: set ONWARD_HOME to a shorter one")
+        })?;
+        expose(&control, plan, &[CONTROL])?;
+        listeners.push(control);
+
+        let listeners = Arc::new(listeners);
+        let (stop_sender, stop) = watch::channel(None);
+        let shown = identifier.map(|identifier| identifier.to_string());
+        let worker = Control::new(node.clone(), Arc::clone(&listeners), shown, stop_sender);
+        node.start_worker(CONTROL, worker).map_err(|error| worker_failed(CONTROL, error))?;
+        Ok(Self { node, listeners, identifier, stop, _lock: lock })
+    }
+
+    /// The endpoints that others can connect to.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        let names = self.listeners.iter().map(|listener| listener.name().to_owned());
+        names.filter(|name| name.starts_with("tcp:")).collect()
+    }
+
+    /// Waits for a signal or a request to stop; returns how long finishing may take.
+    pub(crate) async fn until_stopped(&mut self, drain: Duration) -> Result<Duration, CliError> {
+        tokio::select! {
+            signal = termination() => signal.map(|()| drain),
+            asked = self.stop.wait_for(Option::is_some) => {
+                Ok(asked.ok().and_then(|asked| *asked).unwrap_or(drain))
+            }
+        }
+    }
+}
+
+/// Waits for SIGTERM or Ctrl-C.
+pub(crate) async fn termination() -> Result<(), CliError> {
+    let failed = |error| CliError::new(Code::Internal, "signals cannot be received").because(error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+async fn listen(node: &Node, endpoint: &str, plan: &NodePlan) -> Result<Listener, CliError> {
+    let Some(address) = endpoint.strip_prefix("tcp:") else {
+        return Err(CliError::new(Code::Usage, format!("`{endpoint}` is no endpoint to listen on"))
+            .help("write it as tcp:127.0.0.1:4000"));
+    };
+    let listener = node
+        .listen_tcp(address)
+        .await
+        .map_err(|error| CliError::node(Code::Listen, format!("cannot listen on {endpoint}"), error))?;
+    expose(&listener, plan, &[])?;
+    for rule in &plan.allow {
+        listener.allow_dial(rule).map_err(|error| {
+            CliError::node(Code::Usage, format!("`{rule}` cannot be allowed"), error)
+                .help("write it as tcp:HOST:PORT; HOST or PORT may be `*`")
+        })?;
+    }
+    Ok(listener)
+}
+
+fn expose(listener: &Listener, plan: &NodePlan, more: &[&str]) -> Result<(), CliError> {
+    let names = plan.expose.iter().chain(&plan.hop).chain(&plan.channels).map(String::as_str);
+    names
+        .chain(more.iter().copied())
+        .try_for_each(|worker| listener.expose(worker).map_err(|error| worker_failed(worker, error)))
+}
+
+fn worker_failed(name: &str, error: onward::NodeError) -> CliError {
+    CliError::node(Code::AttachRefused, format!("`{name}` cannot be started or exposed"), error)
+}

@@ -1,0 +1,55 @@
+//! `onward demo chain`.
+
+use std::process::Stdio;
+
+use crate::harness::{Home, eventually};
+
+#[test]
+fn the_chain_is_read_at_both_ends_and_nowhere_between() {
+    let shown = Home::new().run(&["demo", "chain", "--text", "my own secret text", "-o", "json"]).json();
+    assert_eq!(shown["ok"], true, "{shown}");
+    assert_eq!(shown["found_at"], serde_json::json!(["client", "service"]));
+    let hops = shown["hops"].as_array().unwrap();
+    assert_eq!(hops.len(), 2);
+    for hop in hops {
+        assert_eq!((&hop["found"], &hop["memory_searched"]), (&false.into(), &true.into()), "{hop}");
+        assert!(hop["forwarded"].as_u64().unwrap() >= 4, "{hop}");
+        assert!(hop["bytes"].as_u64().unwrap() > 1000, "{hop}");
+    }
+    assert!(shown["journey_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn people_see_the_journey_and_the_verdict() {
+    let text = Home::new().run(&["demo", "chain"]).ok();
+    for part in ["fintech", "card-api", "not searched", "ok: read at both ends and nowhere between"] {
+        assert_eq!(text.contains(part), part != "not searched", "{part}: {text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 160), "{text}");
+}
+
+/// The process ids of the parts that a demonstration started.
+fn children(of: u32) -> Vec<u32> {
+    let list = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+    list.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn lives(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    !status.is_empty() && !status.contains("State:\tZ")
+}
+
+#[test]
+fn no_part_outlives_a_demonstration_that_is_killed_or_stopped() {
+    for signal in ["KILL", "INT", "TERM"] {
+        let home = Home::new();
+        let mut command = home.command(&["demo", "chain", "--quiet"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let parts =
+            eventually("parts start", || Some(children(child.id())).filter(|parts| !parts.is_empty()));
+        let pid = child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        child.wait().unwrap();
+        eventually("all parts end", || parts.iter().all(|pid| !lives(*pid)).then_some(()));
+    }
+}

@@ -1,0 +1,11 @@
+//! The command as people and scripts use it: real processes, sockets and state directories.
+
+#![allow(clippy::unwrap_used, reason = "unwrapping is how a test fails")]
+
+mod demo;
+mod errors;
+mod harness;
+mod help;
+mod node;
+mod output;
+mod serve;
