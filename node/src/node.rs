@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-#[cfg(any(feature = "tcp", feature = "unix"))]
+#[cfg(feature = "unix")]
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,6 +95,7 @@ impl NodeBuilder {
             name: self.name,
             limits: self.limits,
             router,
+            #[cfg(feature = "unix")]
             streams,
             #[cfg(feature = "tcp")]
             tcp,
@@ -132,6 +133,7 @@ struct Inner {
     name: String,
     limits: Limits,
     router: Arc<Router>,
+    #[cfg(feature = "unix")]
     streams: Arc<transports::Streams>,
     #[cfg(feature = "tcp")]
     tcp: Arc<transports::TcpTransport>,
