@@ -16,6 +16,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "memory")]
+pub use onward_node::MemoryNetwork;
 #[cfg(feature = "channels")]
 pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
@@ -27,7 +29,8 @@ pub use onward_node::{
     ShutdownReport, StateDir, StreamLimits, TransportError, WorkerLimits,
 };
 pub use onward_routing::{
-    Address, AddressError, DialRule, ErrorCode, FlowId, Kind, Message, Route, RouteError, RouteRef,
+    Address, AddressError, DialRule, ErrorCode, FlowId, Kind, LinkFaults, Message, Route, RouteError,
+    RouteRef,
 };
 pub use onward_workers::{
     AskError, Context, Counters, Echo, EndReason, Ended, Failure, FnWorker, Hop, NoReply, Payload,

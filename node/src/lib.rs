@@ -29,6 +29,8 @@ pub use error::NodeError;
 pub use limits::ChannelLimits;
 pub use limits::{LimitRow, Limits};
 pub use node::{Connection, Listener, ListenerInfo, Node, NodeBuilder, NodeRoute, ShutdownReport};
+#[cfg(feature = "memory")]
+pub use onward_transports::MemoryNetwork;
 pub use onward_transports::{StreamLimits, TransportError};
 pub use onward_workers::Limits as WorkerLimits;
 pub use state::StateDir;

@@ -19,12 +19,16 @@ use onward_routing::{
     Address, AddressRef, Allowed, Denied, DialRule, ErrorCode, FlowId, HOPS_MAX, HopError, Kind, Message,
     Reach,
 };
+use tokio::sync::Semaphore;
 use tokio::task::coop;
 
 use crate::ask::{Asks, Random};
 use crate::error::{SendError, StartError};
 use crate::mailbox::Mailbox;
 use crate::room::{Charge, Room};
+
+/// Answers of one node that wait for room beside their workers.
+const LATE_ANSWERS: usize = 256;
 
 /// The bounds of a node's workers; each is documented with its default.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -231,6 +235,8 @@ pub struct Router {
     reach: RwLock<Reach>,
     random: Mutex<Random>,
     dialer: OnceLock<Arc<dyn Dialer>>,
+    /// Places for answers that wait for room beside their workers.
+    pub(crate) late_answers: Arc<Semaphore>,
     began: Instant,
     counters: Counters,
 }
@@ -249,6 +255,7 @@ impl Router {
             reach: RwLock::default(),
             random: Mutex::default(),
             dialer: OnceLock::new(),
+            late_answers: Arc::new(Semaphore::new(LATE_ANSWERS)),
             began: Instant::now(),
             counters: Counters::default(),
         }))

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, coop};
 
 use crate::context::Context;
-use crate::error::StartError;
+use crate::error::{SendError, StartError};
 use crate::mailbox::{EndReason, Mailbox, Notice};
 use crate::payload::{Reply, decode, with_scratch};
 use crate::router::{Router, Target};
@@ -251,15 +251,38 @@ fn compose_answer(context: &Context, message: Message, reply: impl Reply) -> Opt
     })
 }
 
-/// The rare way of an answer: its egress is full. A lost answer is logged; its asker has a deadline.
-async fn wait_to_answer(context: &Context, error: crate::SendError) {
-    let sent = match error {
-        crate::SendError::Full(reply) => Box::pin(context.router.send(reply)).await,
-        refused => Err(refused),
+/// The rare way of an answer: its egress is full.
+///
+/// It waits beside the worker, or a peer that reads nothing would hold up all others the worker
+/// serves; only when too many wait already does the worker wait itself. A lost answer is logged; its
+/// asker has a deadline.
+async fn wait_to_answer(context: &Context, error: SendError) {
+    let reply = match error {
+        SendError::Full(reply) => reply,
+        refused => return log_lost(context.address(), &refused),
     };
-    if let Err(error) = sent {
-        tracing::debug!(worker = %context.address(), %error, "an answer was not delivered");
+    let router = Arc::clone(&context.router);
+    match Arc::clone(&router.late_answers).try_acquire_owned() {
+        Ok(place) => {
+            let own = context.address().clone();
+            // Ends by itself within the time a send waits.
+            tokio::spawn(async move {
+                if let Err(error) = router.send(reply).await {
+                    log_lost(&own, &error);
+                }
+                drop(place);
+            });
+        }
+        Err(_) => {
+            if let Err(error) = Box::pin(router.send(reply)).await {
+                log_lost(context.address(), &error);
+            }
+        }
     }
+}
+
+fn log_lost(worker: &Address, error: &SendError) {
+    tracing::debug!(%worker, %error, "an answer was not delivered");
 }
 
 /// Runs a future and turns a panic in it into its text.
