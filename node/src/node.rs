@@ -410,17 +410,18 @@ impl Node {
             self.inner.channels.close_all();
             self.inner.store_histories();
         }
-        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(200));
+        // What is queued may still be written, however late it is.
+        let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(200));
         let listeners = std::mem::take(&mut *lock(&self.inner.listeners));
         for listener in listeners {
-            listener.listener.close(left).await;
+            listener.listener.close(left()).await;
         }
         let connections = std::mem::take(&mut *lock(&self.inner.connections));
         for connection in connections {
-            connection.connection.close(left).await;
+            connection.connection.close(left()).await;
         }
         #[cfg(feature = "tcp")]
-        self.inner.tcp.close(left).await;
+        self.inner.tcp.close(left()).await;
         let mut tasks = std::mem::take(&mut *lock(&self.inner.tasks));
         tasks.shutdown().await;
         report
@@ -544,7 +545,7 @@ impl Node {
     /// [`NodeError::Handshake`] when nobody answers within 30 s or the answer is not the peer's.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, no channel is left behind here.
+    /// Dropped during the handshake, no channel is left behind here.
     pub async fn open_channel(
         &self,
         identity: &Identity,

@@ -107,6 +107,9 @@ impl Context {
     ///
     /// # Errors
     /// [`SendError`] gives the answer back. Without a return route nothing is sent, which is no error.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the asker is not answered and waits for its deadline.
     pub async fn reply<T: Payload>(&mut self, value: &T) -> Result<(), AskError> {
         let mut payload = Vec::new();
         value.encode_payload(&mut payload)?;
@@ -221,7 +224,7 @@ impl Router {
         let reply_to = Route::from(Address::random(waiting.id()));
         let message = compose(route.as_ref(), reply_to.as_ref(), value)?;
         drop(reply_to);
-        self.send(message).await?;
+        self.send_within(message, within).await?;
         let answer = waiting.answer().await?;
         Ok(decode(&answer)?)
     }

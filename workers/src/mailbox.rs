@@ -50,6 +50,8 @@ pub(crate) struct Mailbox {
 #[derive(Debug, Default)]
 struct State {
     messages: VecDeque<Message>,
+    /// How many of the first messages hold no room: it was given back when they were swapped out.
+    roomless: usize,
     notices: VecDeque<Notice>,
     waker: Option<Waker>,
     watchers: Vec<Weak<Mailbox>>,
@@ -80,6 +82,14 @@ impl Mailbox {
             waker.wake();
         }
         Ok(())
+    }
+
+    /// Puts messages that were swapped out and not handled in front of the others again.
+    pub(crate) fn put_back(&self, mut batch: VecDeque<Message>) {
+        let mut state = self.state();
+        state.roomless += batch.len();
+        batch.append(&mut state.messages);
+        state.messages = batch;
     }
 
     /// Puts a notice in front of all messages.
@@ -119,8 +129,9 @@ impl Mailbox {
             return Poll::Pending;
         }
         std::mem::swap(&mut state.messages, batch);
+        let roomless = std::mem::take(&mut state.roomless);
         drop(state);
-        let cost = batch.iter().map(|message| self.room.cost(message.memory())).sum();
+        let cost = batch.iter().skip(roomless).map(|message| self.room.cost(message.memory())).sum();
         self.room.give_cost(cost);
         Poll::Ready(None)
     }

@@ -370,8 +370,18 @@ impl Router {
     /// [`SendError`] gives the message back: nothing was sent.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, the message is lost and nothing was sent.
+    /// Dropped while it waits for room, the message is lost and nothing was sent; dropped later, it may
+    /// have been sent.
     pub async fn send(self: &Arc<Self>, message: Message) -> Result<(), SendError> {
+        self.send_within(message, self.limits.send_wait).await
+    }
+
+    /// As [`Router::send`], waiting for room no longer than `wait`.
+    pub(crate) async fn send_within(
+        self: &Arc<Self>,
+        message: Message,
+        wait: Duration,
+    ) -> Result<(), SendError> {
         let sent = match self.walk(message, None) {
             Walk::Done(spare) => {
                 if let Some(spare) = spare {
@@ -380,15 +390,19 @@ impl Router {
                 Ok(())
             }
             Walk::Refused(code, message) => Err(Box::new(SendError::refused(code, message))),
-            Walk::Full(pending) => return self.send_when_free(Box::new(pending)).await,
+            Walk::Full(pending) => return self.send_when_free(Box::new(pending), wait).await,
         };
         // A sender that never has to wait must not starve the others of its thread.
         coop::consume_budget().await;
         sent.map_err(|error| *error)
     }
 
-    async fn send_when_free(self: &Arc<Self>, mut pending: Box<Pending>) -> Result<(), SendError> {
-        let until = tokio::time::Instant::now() + self.limits.send_wait;
+    async fn send_when_free(
+        self: &Arc<Self>,
+        mut pending: Box<Pending>,
+        wait: Duration,
+    ) -> Result<(), SendError> {
+        let until = tokio::time::Instant::now() + wait.min(self.limits.send_wait);
         loop {
             let charge = match tokio::time::timeout_at(until, pending.charge()).await {
                 Err(_) => return Err(SendError::Full(pending.message)),

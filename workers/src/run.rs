@@ -117,8 +117,9 @@ pub(crate) fn open(router: &Arc<Router>, address: &Address) -> Result<Arc<Mailbo
 /// Closes a mailbox for good and tells the senders of what was left in it.
 pub(crate) fn close(router: &Arc<Router>, mailbox: &Arc<Mailbox>, reason: EndReason) {
     router.remove(&mailbox.address);
+    let code = if reason == EndReason::Stopped { ErrorCode::Stopped } else { ErrorCode::Failed };
     for message in mailbox.end(reason) {
-        router.report(message, ErrorCode::Stopped);
+        router.report(message, code);
     }
 }
 
@@ -136,12 +137,8 @@ pub(crate) async fn run<W: Worker>(router: &Arc<Router>, mailbox: &Arc<Mailbox>,
         // A panic while stopping changes nothing: the worker ends either way.
         let _ = contain(worker.stopped(&mut context)).await;
     }
-    for message in batch {
-        router.report(
-            message,
-            if reason == EndReason::Stopped { ErrorCode::Stopped } else { ErrorCode::Failed },
-        );
-    }
+    // What was not handled stays in the mailbox: for the worker's next life, or for `close`.
+    mailbox.put_back(batch);
     context.wind_down().await;
     reason
 }

@@ -449,3 +449,47 @@ async fn a_fast_sender_does_not_starve_the_others_of_its_thread() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_restart_loses_nothing_that_was_accepted() {
+    let router = router();
+    let starts = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&starts);
+    let handle = Supervisor::new(Strategy::OneForOne)
+        .child(address("fragile"), Restart::Permanent, move || Fragile(Arc::clone(&count)))
+        .start(&router, &address("tree"))
+        .unwrap();
+    let fragile = route("fragile");
+    // All of them are in the mailbox before the first is handled.
+    let numbers = [1u64, 0, 2, 3];
+    let asks = numbers.iter().map(|number| router.ask::<_, u32>(&fragile, number, WITHIN));
+    let mut asks: Vec<_> = asks.map(Box::pin).collect();
+    for ask in &mut asks {
+        assert!(futures_pending(ask.as_mut()).await);
+    }
+    let mut answers = Vec::new();
+    for ask in asks {
+        answers.push(ask.await.is_ok());
+    }
+    assert_eq!(answers, [true, false, true, true]);
+    assert_eq!(starts.load(Ordering::Relaxed), 2);
+    handle.stop().await;
+}
+
+/// Polls a future once; whether it is still pending.
+async fn futures_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+    std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+}
+
+#[tokio::test]
+async fn an_ask_keeps_its_deadline_also_while_it_waits_for_room() {
+    let router = router();
+    let (sender, _handled) = mpsc::unbounded_channel();
+    start(&router, &address("slow"), Gate(Arc::new(Notify::new()), sender)).unwrap();
+    let slow = route("slow");
+    while futures_pending(std::pin::pin!(router.tell(&slow, &1u64))).await.eq(&false) {}
+    let began = std::time::Instant::now();
+    let within = Duration::from_millis(50);
+    assert!(router.ask::<_, u64>(&slow, &1u64, within).await.is_err());
+    assert!(began.elapsed() < Duration::from_secs(4));
+}
