@@ -16,9 +16,14 @@ pub fn identity(data: &[u8]) -> bool {
     decoded |= same(data, History::decode(data).ok().map(|history| history.encode()));
     decoded |= same(data, Attestation::decode(data).ok().map(|attestation| attestation.encode()));
     decoded |= same(data, Identity::decode(data).ok().map(|identity| identity.encode()));
-    decoded |= same(data, strict::decode(data, BODY_BYTES_MAX).ok().map(|body: IdentityChange| strict::encode(&body)));
-    decoded |= same(data, strict::decode(data, BODY_BYTES_MAX).ok().map(|body: KeyAttest| strict::encode(&body)));
-    decoded |= same(data, strict::decode(data, BODY_BYTES_MAX).ok().map(|body: Credential| strict::encode(&body)));
+    decoded |= same(
+        data,
+        strict::decode(data, BODY_BYTES_MAX).ok().map(|body: IdentityChange| strict::encode(&body)),
+    );
+    decoded |=
+        same(data, strict::decode(data, BODY_BYTES_MAX).ok().map(|body: KeyAttest| strict::encode(&body)));
+    decoded |=
+        same(data, strict::decode(data, BODY_BYTES_MAX).ok().map(|body: Credential| strict::encode(&body)));
     if let Ok(text) = str::from_utf8(data) {
         let read = VerifiedHistory::from_text(text).map(|history| history.to_text());
         decoded |= read.is_ok();
