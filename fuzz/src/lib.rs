@@ -5,13 +5,33 @@
 //! with its `[[bin]]`, and put inputs into `corpus/<name>/`, those that must be refused under names
 //! that begin with `refused-`. An input that once broke a target is kept in `regressions/<name>/`.
 
+mod handshake;
+mod party;
+mod payload;
+mod records;
+mod stream;
+
+pub use handshake::f5_handshake;
+pub use payload::f17_payload;
+pub use records::f6_records;
+pub use stream::f1_stream;
+
+use onward_channels::identity::fuzzing;
 use onward_routing::{Address, ErrorReport, Message, PAYLOAD_BYTES_MAX, Route};
 
 /// A target: panics when the input breaks a property, and returns whether it was accepted.
 pub type Target = fn(&[u8]) -> bool;
 
 /// Every target by name, for the replay of the corpora.
-pub const TARGETS: &[(&str, Target)] = &[("f2_route", f2_route), ("f3_message", f3_message)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("f1_stream", f1_stream),
+    ("f2_route", f2_route),
+    ("f3_message", f3_message),
+    ("f5_handshake", f5_handshake),
+    ("f6_records", f6_records),
+    ("f12_identity", f12_identity),
+    ("f17_payload", f17_payload),
+];
 
 /// The text form of addresses and routes: what is accepted is printed as it was written.
 pub fn f2_route(data: &[u8]) -> bool {
@@ -56,4 +76,9 @@ pub fn f3_message(data: &[u8]) -> bool {
     }
     assert_eq!(hops, usize::from(message.hops()), "each hop costs exactly one");
     true
+}
+
+/// Identities, histories, attestations and credentials: what decodes has one encoding.
+pub fn f12_identity(data: &[u8]) -> bool {
+    fuzzing::identity(data)
 }

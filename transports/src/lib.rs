@@ -19,6 +19,8 @@ mod dial;
 mod egress;
 mod error;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod listener;
 #[cfg(feature = "memory")]
