@@ -92,6 +92,9 @@ pub enum PayloadError {
     /// Bytes are left behind the value.
     #[error("{0} surplus bytes behind the value")]
     Trailing(usize),
+    /// More than 64 arrays, maps and tags are open at once.
+    #[error("nested too deeply")]
+    TooDeep,
     /// Encoding failed.
     #[error("the value cannot be encoded: {0}")]
     Encode(String),

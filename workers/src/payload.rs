@@ -87,6 +87,7 @@ where
     }
 
     fn decode_payload(bytes: &[u8]) -> Result<Self, PayloadError> {
+        check_nesting(bytes)?;
         let mut decoder = Decoder::new(bytes);
         let value = decoder.decode().map_err(PayloadError::Decode)?;
         match bytes.len() - decoder.position() {
@@ -95,6 +96,71 @@ where
         }
     }
 }
+
+/// Refuses what is nested so deeply that decoding a recursive type would overflow the stack.
+///
+/// Looks at heads only and without recursion; what is malformed is left to the decoder.
+fn check_nesting(bytes: &[u8]) -> Result<(), PayloadError> {
+    // Each level takes a byte, so that short payloads need no look.
+    if bytes.len() <= NESTING_MAX {
+        return Ok(());
+    }
+    // Items still to come at each open level; `u64::MAX` where a break ends it.
+    let mut open = [0u64; NESTING_MAX];
+    let (mut depth, mut at) = (0, 0);
+    while let Some(&initial) = bytes.get(at) {
+        at += 1;
+        let (major, info) = (initial >> 5, initial & 31);
+        let follow = match info {
+            24..=27 => 1 << (info - 24),
+            _ => 0,
+        };
+        let Some(argument) = bytes.get(at..at + follow) else { return Ok(()) };
+        at += follow;
+        let value = match follow {
+            0 => u64::from(info),
+            _ => argument.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)),
+        };
+        let inside = match (major, info) {
+            (7, 31) => {
+                depth = usize::saturating_sub(depth, 1);
+                0
+            }
+            (2..=5, 31) => u64::MAX,
+            (2 | 3, _) => {
+                let Some(end) = usize::try_from(value).ok().and_then(|length| at.checked_add(length)) else {
+                    return Ok(());
+                };
+                at = end;
+                0
+            }
+            (4, _) => value,
+            (5, _) => value.saturating_mul(2),
+            (6, _) => 1,
+            _ => 0,
+        };
+        if inside > 0 {
+            let Some(level) = open.get_mut(depth) else { return Err(PayloadError::TooDeep) };
+            *level = inside;
+            depth += 1;
+            continue;
+        }
+        while let Some(level) = depth.checked_sub(1).and_then(|top| open.get_mut(top)) {
+            if *level == u64::MAX {
+                break;
+            }
+            *level -= 1;
+            if *level > 0 {
+                break;
+            }
+            depth -= 1;
+        }
+    }
+    Ok(())
+}
+
+/// Arrays, maps and tags of a typed payload that may be open at once.
+const NESTING_MAX: usize = 64;
 
 /// Bytes that travel as they are, without any encoding around them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -207,6 +273,22 @@ mod tests {
         round_trip(Ok::<u8, String>(1));
         round_trip(Err::<u8, String>("no".into()));
         round_trip(Raw(Bytes::from_static(b"\xff\x00")));
+    }
+
+    #[test]
+    fn nesting_that_would_overflow_the_stack_is_refused() {
+        #[derive(serde::Serialize, serde::Deserialize, Debug, PartialEq)]
+        struct Tree(Vec<Tree>);
+        let nested = |depth: usize, head: u8| [vec![head; depth], vec![0x80]].concat();
+        assert!(Serde::<Tree>::decode_payload(&nested(63, 0x81)).is_ok());
+        for head in [0x81, 0x9f, 0xc1, 0xa1] {
+            let error = Serde::<Tree>::decode_payload(&nested(1 << 20, head)).unwrap_err();
+            assert!(matches!(error, PayloadError::TooDeep), "{head:x}: {error}");
+        }
+        // Wide is not deep.
+        let wide: Vec<Vec<u8>> = vec![vec![1, 2, 3]; 1000];
+        round_trip(wide);
+        round_trip(vec!["text".repeat(100); 50]);
     }
 
     #[test]
