@@ -11,10 +11,10 @@ mod pair;
 
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use measure::{Counter, RUN, RUNS, Tally, body, flood, print, runtime};
-use onward::{Echo, Node, NodeRoute, Raw};
+use onward::{Echo, NoReply, Node, NodeRoute, Raw};
 use pair::Pair;
 
 /// A group: its name, what it runs with so many threads, and with how many.
@@ -30,6 +30,7 @@ const GROUPS: &[Group] = &[
     ("channel.ask", channel_ask, &[2, 1]),
     ("channel.idle1000", channel_idle, &[2]),
     ("handshake", handshake, &[2]),
+    ("slow.route", slow_route, &[2]),
 ];
 
 fn main() {
@@ -139,11 +140,6 @@ fn channel_idle(workers: usize) {
     });
     let beside = rate("beside");
     print("channel.oneway.1024.beside-1000-idle", "msg/s", workers, &beside);
-    let median = |samples: &[f64]| {
-        let mut sorted = samples.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
-    };
     let base = median(&alone);
     print(
         "channel.idle1000.1024",
@@ -152,6 +148,60 @@ fn channel_idle(workers: usize) {
         &beside.iter().map(|rate| rate / base).collect::<Vec<_>>(),
     );
     drop(idle);
+}
+
+/// The p99 of asks on one route while a worker on another route of the same connection gets twice
+/// what it can handle, as a multiple of the p99 without it.
+fn slow_route(workers: usize) {
+    let runtime = runtime(workers);
+    let pair = runtime.block_on(Pair::tcp());
+    let fast = pair.open("echo");
+    let p99 = || {
+        let route = fast.clone();
+        let asks = async move {
+            let mut laps = Vec::new();
+            let began = Instant::now();
+            while began.elapsed() < RUN {
+                let asked = Instant::now();
+                let request = Raw(vec![7; 64].into());
+                let _: Raw = route.ask(&request).await.unwrap_or_else(|error| panic!("{error}"));
+                laps.push(asked.elapsed().as_nanos() as f64 / 1e3);
+                // An application does something between its requests.
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            }
+            laps.sort_by(f64::total_cmp);
+            laps[laps.len() * 99 / 100]
+        };
+        runtime.block_on(runtime.spawn(asks)).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let alone: Vec<_> = (0..=RUNS).map(|_| p99()).skip(1).collect();
+    runtime.block_on(async {
+        let slow = |_: Raw| async {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            Ok(NoReply)
+        };
+        pair.server.serve("slow", slow).await.unwrap_or_else(|error| panic!("{error}"));
+    });
+    let slow = pair.open("slow");
+    let flood = runtime.spawn(async move {
+        let body = body(16 * 1024);
+        loop {
+            slow.send(&body).await.unwrap_or_else(|error| panic!("{error}"));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let beside: Vec<_> = (0..=RUNS).map(|_| p99()).skip(1).collect();
+    flood.abort();
+    print("slow.route.64", "us p99 alone", workers, &alone);
+    print("slow.route.64", "us p99 beside", workers, &beside);
+    let base = median(&alone);
+    print("slow.route.64", "x p99 alone", workers, &beside.iter().map(|p99| p99 / base).collect::<Vec<_>>());
+}
+
+fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 /// Handshakes with 64 in flight, each channel closed once it is open.

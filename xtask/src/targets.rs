@@ -84,6 +84,8 @@ pub(crate) const TARGETS: &[Target] = &[
     target("channel.ask.64", "us p50", Peer("rustls"), AtMost(1.8)),
     target("channel.idle1000.1024", "x alone", Limit(1.0), AtLeast(0.95)),
     target("handshake.64", "handshakes/s", Peer("ockam"), AtLeast(3.0)),
+    // A slow worker on one route of a connection, and the asks on another.
+    target("slow.route.64", "x p99 alone", Limit(1.0), AtMost(2.0)),
     // What one idle worker, and both ends of one idle channel, keep in memory.
     target("memory.worker", "B heap", Limit(1536.0), AtMost(1.0)),
     target("memory.worker", "B rss", Limit(1536.0), AtMost(1.0)),
