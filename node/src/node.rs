@@ -248,7 +248,10 @@ impl Node {
     pub fn start_worker<W: Worker>(&self, name: &str, worker: W) -> Result<WorkerHandle, NodeError> {
         let handle = onward_workers::start(&self.inner.router, &Address::local(name)?, worker)?;
         let mut workers = lock(&self.inner.workers);
-        workers.retain(|worker| !worker.has_ended());
+        // Only before it would grow, so that many starts do not look at all workers each time.
+        if workers.len() == workers.capacity() {
+            workers.retain(|worker| !worker.has_ended());
+        }
         workers.push(handle.clone());
         Ok(handle)
     }

@@ -4,10 +4,12 @@
 //! batch. Notices (stop, the end of a watched worker) have a lane of their own and overtake messages.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use onward_routing::{Address, Message};
+use tokio::sync::Notify;
 
 use crate::room::Room;
 
@@ -45,6 +47,8 @@ pub(crate) struct Mailbox {
     pub(crate) address: Address,
     pub(crate) room: Arc<Room>,
     state: Mutex<State>,
+    /// Woken when the mailbox has ended.
+    end: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +65,12 @@ struct State {
 
 impl Mailbox {
     pub(crate) fn new(address: Address, bytes: usize) -> Arc<Self> {
-        Arc::new(Self { address, room: Arc::new(Room::new(bytes)), state: Mutex::default() })
+        Arc::new(Self {
+            address,
+            room: Arc::new(Room::new(bytes)),
+            state: Mutex::default(),
+            end: Notify::new(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -161,10 +170,24 @@ impl Mailbox {
             state.notices.clear();
             (std::mem::take(&mut state.messages), std::mem::take(&mut state.watchers))
         };
+        self.end.notify_waiters();
         for watcher in watchers.iter().filter_map(Weak::upgrade) {
             watcher.notify(Notice::Ended(Ended { worker: self.address.clone(), reason: reason.clone() }));
         }
         left
+    }
+
+    /// Waits until the mailbox has ended, and says why.
+    pub(crate) async fn ended(&self) -> EndReason {
+        loop {
+            let mut woken = pin!(self.end.notified());
+            // Registered before the state is read: an end in between is not missed.
+            woken.as_mut().enable();
+            if let Some(reason) = self.state().ended.clone() {
+                return reason;
+            }
+            woken.await;
+        }
     }
 
     /// Tells `watcher` when this mailbox ends; at once if it already has.

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use onward_routing::{Address, ErrorCode, Message, RouteRef};
-use tokio::sync::watch;
 use tokio::task::{AbortHandle, coop};
 
 use crate::context::Context;
@@ -25,7 +24,6 @@ use crate::worker::Worker;
 #[derive(Clone, Debug)]
 pub struct WorkerHandle {
     mailbox: Arc<Mailbox>,
-    ended: watch::Receiver<Option<EndReason>>,
     task: AbortHandle,
 }
 
@@ -62,12 +60,7 @@ impl WorkerHandle {
 
     /// Waits until the worker has ended, and says why.
     pub async fn ended(&self) -> EndReason {
-        let mut ended = self.ended.clone();
-        match ended.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or(EndReason::Stopped),
-            // The task was dropped with its runtime.
-            Err(_) => EndReason::Stopped,
-        }
+        self.mailbox.ended().await
     }
 }
 
@@ -81,17 +74,13 @@ pub fn start<W: Worker>(
     worker: W,
 ) -> Result<WorkerHandle, StartError> {
     let mailbox = open(router, address)?;
-    let (sender, ended) = watch::channel(None);
     let (router, own) = (Arc::clone(router), Arc::clone(&mailbox));
     let task = tokio::spawn(async move {
         // Closed also when the task is dropped in the middle.
         let mut closing = Closing { router: &router, mailbox: &own, reason: EndReason::Stopped };
         closing.reason = run(&router, &own, worker).await;
-        let reason = closing.reason.clone();
-        drop(closing);
-        let _ = sender.send(Some(reason));
     });
-    Ok(WorkerHandle { mailbox, ended, task: task.abort_handle() })
+    Ok(WorkerHandle { mailbox, task: task.abort_handle() })
 }
 
 /// Closes a worker's mailbox when its task ends, however it does.
