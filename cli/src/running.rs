@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onward::{Identifier, Identity, Listener, Node};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::client;
@@ -22,12 +22,15 @@ pub(crate) struct Running {
     pub(crate) listeners: Arc<Vec<Listener>>,
     pub(crate) identifier: Option<Identifier>,
     stop: watch::Receiver<Option<Duration>>,
+    signals: Termination,
     _lock: NodeLock,
 }
 
 impl Running {
     /// Starts a node as planned; its control socket comes last, so whoever reaches it finds it ready.
     pub(crate) async fn start(state: &State, name: &str, plan: &NodePlan) -> Result<Self, CliError> {
+        // Before anything is said: whoever reads that the node runs may end it.
+        let signals = Termination::new()?;
         let lock = state.lock_node(name)?;
         let trust = match &plan.channels {
             Some(_) => Some(client::trust(state, &plan.trust, plan.trust_any)?),
@@ -69,7 +72,7 @@ impl Running {
         let shown = identifier.map(|identifier| identifier.to_string());
         let worker = Control::new(node.clone(), Arc::clone(&listeners), shown, stop_sender);
         node.start_worker(CONTROL, worker).map_err(|error| worker_failed(CONTROL, error))?;
-        Ok(Self { node, listeners, identifier, stop, _lock: lock })
+        Ok(Self { node, listeners, identifier, stop, signals, _lock: lock })
     }
 
     /// The endpoints that others can connect to.
@@ -81,7 +84,7 @@ impl Running {
     /// Waits for a signal or a request to stop; returns how long finishing may take.
     pub(crate) async fn until_stopped(&mut self, drain: Duration) -> Result<Duration, CliError> {
         tokio::select! {
-            signal = termination() => signal.map(|()| drain),
+            () = self.signals.received() => Ok(drain),
             asked = self.stop.wait_for(Option::is_some) => {
                 Ok(asked.ok().and_then(|asked| *asked).unwrap_or(drain))
             }
@@ -91,14 +94,31 @@ impl Running {
 
 /// Waits for SIGTERM or Ctrl-C.
 pub(crate) async fn termination() -> Result<(), CliError> {
-    let failed = |error| CliError::new(Code::Internal, "signals cannot be received").because(error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    Termination::new()?.received().await;
     Ok(())
+}
+
+/// SIGTERM and Ctrl-C, from the moment it is made: a signal that comes before anybody waits counts.
+struct Termination {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Termination {
+    fn new() -> Result<Self, CliError> {
+        let failed = |error| CliError::new(Code::Internal, "signals cannot be received").because(error);
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 async fn listen(node: &Node, endpoint: &str, plan: &NodePlan) -> Result<Listener, CliError> {
