@@ -11,15 +11,19 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use onward_routing::{Address, DecodeError, ErrorCode, FlowId, Message};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::router::{Pending, Router, Target, Walk};
 
 /// Lanes of one ingress at once; with all in use further full targets count as slow.
 const LANES_MAX: usize = 64;
+/// Pauses for one target within this time count together.
+const PAUSE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Takes in what one connection or channel receives.
 pub struct Ingress {
@@ -52,6 +56,8 @@ struct LaneState {
     waiting: VecDeque<Pending>,
     bytes: usize,
     slow: bool,
+    /// When the reader last began to be held up for this target, and for how long since.
+    paused: Option<(Instant, Duration)>,
     /// The task that drains the lane has ended; the next message starts another.
     idle: bool,
 }
@@ -175,15 +181,23 @@ impl Ingress {
         let mut blocked = *blocked.0;
         let limits = &self.router.limits;
         let most = if blocked.target.is_mailbox() { limits.worker_pause } else { limits.egress_pause };
-        let until = tokio::time::Instant::now() + most;
+        let began = Instant::now();
+        // The pauses of one second count together: a target that is always a little too slow must not
+        // hold up the other routes of its connection.
+        let used = self.lanes.get(&blocked.target.key()).map_or(Duration::ZERO, |lane| lane.paused(began));
+        let until = began + most.saturating_sub(used);
         loop {
             let Some(lane) = self.lanes.get(&blocked.target.key()).cloned() else { break };
             let drained = lane.drained.notified();
             match self.queue(blocked) {
-                None => return,
+                None => {
+                    lane.add_pause(began.elapsed());
+                    return;
+                }
                 Some(again) => blocked = *again.0,
             }
             if tokio::time::timeout_at(until, drained).await.is_err() {
+                lane.add_pause(began.elapsed());
                 lane.state().slow = true;
                 break;
             }
@@ -200,6 +214,24 @@ impl Lane {
 
     fn state(&self) -> MutexGuard<'_, LaneState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the reader was held up for this target within the last second.
+    fn paused(&self, now: Instant) -> Duration {
+        let mut state = self.state();
+        match state.paused {
+            Some((since, paused)) if now.duration_since(since) < PAUSE_WINDOW => paused,
+            _ => {
+                state.paused = Some((now, Duration::ZERO));
+                Duration::ZERO
+            }
+        }
+    }
+
+    fn add_pause(&self, more: Duration) {
+        if let Some((_, paused)) = &mut self.state().paused {
+            *paused += more;
+        }
     }
 
     /// Hands the lane's messages to their target as it gets room, in order; ends when none are left.
