@@ -172,7 +172,7 @@ impl Ingress {
         None
     }
 
-    /// Waits for the lane of a blocked message, at most 50 ms for a worker and 5 s for an egress; if
+    /// Waits for the lane of a blocked message, at most 50 ms for a worker and 5 s for an egress in a second; if
     /// that does not help, the target is slow from now on and the message is refused as overloaded.
     ///
     /// # Cancel safety

@@ -145,11 +145,11 @@ mod tests {
 
     #[test]
     fn a_time_or_a_number_of_runs_is_required() {
-        let timed = arguments(&["2s", "f1_frame"], None);
+        let timed = arguments(&["2s", "f1_stream"], None);
         let (text, target) = limit(&timed).unwrap();
         assert_eq!((text.as_str(), target), ("-max_total_time=2", Some(&timed.words[1])));
         assert_eq!(limit(&arguments(&[], Some(5))).unwrap(), ("-runs=5".into(), None));
         assert!(limit(&arguments(&[], None)).is_err());
-        assert!(limit(&arguments(&["2s", "f1_frame"], Some(5))).is_err());
+        assert!(limit(&arguments(&["2s", "f1_stream"], Some(5))).is_err());
     }
 }

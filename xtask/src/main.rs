@@ -37,7 +37,7 @@ enum Task {
         /// Groups of figures, such as `local` or `channel`; all of them when none is named.
         groups: Vec<String>,
     },
-    /// Fuzz each target, or the one named: `fuzz 60s`, `fuzz 10m f1_frame`, `fuzz --runs 100000`.
+    /// Fuzz each target, or the one named: `fuzz 60s`, `fuzz 10m f1_stream`, `fuzz --runs 100000`.
     Fuzz(fuzz::Arguments),
     /// Check the format, the lints and the dependencies, then run every test.
     Ci,
