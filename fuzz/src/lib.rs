@@ -53,7 +53,7 @@ pub fn f2_route(data: &[u8]) -> bool {
 /// The wire form of a message: what is accepted encodes to bytes that mean the same, and the hop
 /// rule ends.
 pub fn f3_message(data: &[u8]) -> bool {
-    let Ok(mut message) = Message::decode(data, PAYLOAD_BYTES_MAX, None) else {
+    let Ok(mut message) = Message::decode(data, PAYLOAD_BYTES_MAX) else {
         return false;
     };
     let mut once = Vec::new();
@@ -61,7 +61,7 @@ pub fn f3_message(data: &[u8]) -> bool {
     assert_eq!(once.len(), message.encoded_len());
     assert!(once.len() <= data.len(), "the encoding accepted is the shortest");
     let mut twice = Vec::new();
-    match Message::decode(&once, PAYLOAD_BYTES_MAX, None) {
+    match Message::decode(&once, PAYLOAD_BYTES_MAX) {
         Ok(again) => again.encode(&mut twice),
         Err(error) => panic!("refused what it encoded itself: {error}"),
     }

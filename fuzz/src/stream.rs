@@ -58,7 +58,7 @@ fn is_whole(stream: &[u8]) -> bool {
             return false;
         }
         let (frame, behind) = rest.split_at(length);
-        let decoded = Message::decode(frame, PAYLOAD_BYTES_MAX, None);
+        let decoded = Message::decode(frame, PAYLOAD_BYTES_MAX);
         if length > 0 && matches!(decoded, Err(DecodeError::Malformed)) {
             return false;
         }

@@ -447,7 +447,7 @@ impl Ready {
     fn receive(&self, router: &Arc<Router>, record: &mut [u8], ret: Option<&Route>) -> Received {
         match self.open(router, record, ret) {
             Record::Data(range) => {
-                self.take_in(router, Message::decode(&record[range], router.limits().payload_bytes, None))
+                self.take_in(router, Message::decode(&record[range], router.limits().payload_bytes))
             }
             other => self.receive_rest(router, other),
         }
@@ -460,7 +460,7 @@ impl Ready {
         match self.open(router, &mut record, ret) {
             Record::Data(range) => {
                 let encoded = record.freeze().slice(range);
-                self.take_in(router, Message::decode_shared(&encoded, router.limits().payload_bytes, None))
+                self.take_in(router, Message::decode_shared(&encoded, router.limits().payload_bytes))
             }
             other => self.receive_rest(router, other),
         }
@@ -470,7 +470,7 @@ impl Ready {
         match opened {
             Record::Whole(whole) => {
                 let whole = Bytes::from(whole);
-                self.take_in(router, Message::decode_shared(&whole, router.limits().payload_bytes, None))
+                self.take_in(router, Message::decode_shared(&whole, router.limits().payload_bytes))
             }
             Record::Close => Received::Closed,
             Record::Data(_) | Record::Nothing => Received::Nothing,

@@ -92,9 +92,7 @@ impl Address {
     /// The random worker address `#` and 32 hex digits of `id`, most significant digit first.
     #[must_use]
     pub fn random(id: u128) -> Self {
-        let mut encoded = [0; RANDOM_ENCODED];
-        write_random(id, &mut encoded);
-        Self(Arc::from(&encoded[..]))
+        RandomAddress::new(id).as_ref().to_owned()
     }
 
     /// Makes an address of `kind` from its canonical value (the text without the prefix).
@@ -186,9 +184,8 @@ impl<'a> AddressRef<'a> {
             return None;
         }
         let mut id = 0;
-        for &digit in &self.0[5..] {
-            let nibble = if digit <= b'9' { digit - b'0' } else { digit - b'a' + 10 };
-            id = id << 4 | u128::from(nibble);
+        for digits in self.0[5..].as_chunks().0 {
+            id = id << 32 | u128::from(from_hex(*digits));
         }
         Some(id)
     }
@@ -203,14 +200,57 @@ impl<'a> AddressRef<'a> {
 /// Bytes of an encoded random address: head 4, `#`, 32 digits.
 pub(crate) const RANDOM_ENCODED: usize = 37;
 
-/// Writes the encoding of the random address `id`.
-pub(crate) fn write_random(id: u128, encoded: &mut [u8; RANDOM_ENCODED]) {
-    encoded[..5].copy_from_slice(&[0x82, 0, 0x58, 33, b'#']);
-    let mut rest = id;
-    for digit in encoded[5..].iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(rest & 15) as usize];
-        rest >>= 4;
+/// A random worker address without a heap block of its own.
+#[derive(Clone, Copy)]
+pub struct RandomAddress([u8; RANDOM_ENCODED]);
+
+impl RandomAddress {
+    /// `#` and the 32 hex digits of `id`, most significant digit first.
+    #[must_use]
+    pub fn new(id: u128) -> Self {
+        let mut encoded = [0; RANDOM_ENCODED];
+        encoded[..5].copy_from_slice(&[0x82, 0, 0x58, 33, b'#']);
+        let (digits, _) = encoded[5..].as_chunks_mut();
+        for (at, digits) in digits.iter_mut().rev().enumerate() {
+            *digits = to_hex((id >> (32 * at)) as u32);
+        }
+        Self(encoded)
     }
+
+    /// The address.
+    #[must_use]
+    pub fn as_ref(&self) -> AddressRef<'_> {
+        AddressRef(&self.0)
+    }
+}
+
+impl fmt::Debug for RandomAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_ref().fmt(f)
+    }
+}
+
+/// Eight lower-case hex digits as a number, all at once. Other bytes give any number.
+fn from_hex(digits: [u8; 8]) -> u32 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let digits = u64::from_be_bytes(digits);
+    // A letter has bit 6 set and its low four bits begin at 1.
+    let nibbles = (digits & (EACH * 15)) + (digits >> 6 & EACH) * 9;
+    let bytes = (nibbles | nibbles >> 4) & 0x00ff_00ff_00ff_00ff;
+    let words = (bytes | bytes >> 8) & 0x0000_ffff_0000_ffff;
+    (words | words >> 16) as u32
+}
+
+/// A number as eight lower-case hex digits, all at once.
+fn to_hex(number: u32) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let words = u64::from(number);
+    let bytes = (words | words << 16) & 0x0000_ffff_0000_ffff;
+    let pairs = (bytes | bytes << 8) & 0x00ff_00ff_00ff_00ff;
+    let nibbles = (pairs | pairs << 4) & (EACH * 15);
+    // Bit 4 of a nibble and 6 is set for a letter, which lies 39 behind the digit it would be.
+    let letters = (nibbles + EACH * 6) >> 4 & EACH;
+    (nibbles + EACH * u64::from(b'0') + letters * 39).to_be_bytes()
 }
 
 /// Holds `value` against the grammar of its kind.

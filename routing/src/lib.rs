@@ -19,7 +19,7 @@ mod report;
 mod route;
 mod wire;
 
-pub use address::{Address, AddressError, AddressRef, Kind};
+pub use address::{Address, AddressError, AddressRef, Kind, RandomAddress};
 pub use flow::{FlowId, PeerId};
 pub use link::{Delivery, Link, LinkFaults, Rng};
 pub use message::{HopError, INLINE_MAX, Message};

@@ -156,12 +156,20 @@ impl Message {
     }
 
     /// Gives the message's block to the next message that this thread composes.
-    pub fn recycle(mut self) {
-        // A block that had to be large once must not be pinned by small messages.
-        if self.0.data.len() <= RECYCLED_MAX {
-            self.0.head.body = None;
-            let _ = SPARE.try_with(|spare| spare.set(Some(self)));
+    pub fn recycle(self) {
+        if let Some(spent) = self.spend() {
+            let _ = SPARE.try_with(|spare| spare.set(Some(spent)));
         }
+    }
+
+    /// The message without its shared payload, to be recycled later; `None` for a block too large to keep.
+    #[must_use]
+    pub fn spend(mut self) -> Option<Self> {
+        // A block that had to be large once must not be pinned by small messages.
+        (self.0.data.len() <= RECYCLED_MAX).then(|| {
+            self.0.head.body = None;
+            self
+        })
     }
 
     /// The same message with at least `room` free bytes in front of the return route and `gap` in

@@ -41,25 +41,20 @@ pub enum DecodeError {
 impl Message {
     /// Decodes a whole frame; copies the payload.
     ///
-    /// `spare` is a used message whose block is taken if it is large enough. The flow is local until
-    /// an ingress sets it.
+    /// The flow is local until an ingress sets it.
     ///
     /// # Errors
     /// Each [`DecodeError`]; `payload_max` bounds the payload in bytes.
-    pub fn decode(frame: &[u8], payload_max: usize, spare: Option<Self>) -> Result<Self, DecodeError> {
-        decode(frame, payload_max, spare, |at, length| Bytes::copy_from_slice(&frame[at..at + length]))
+    pub fn decode(frame: &[u8], payload_max: usize) -> Result<Self, DecodeError> {
+        decode(frame, payload_max, |at, length| Bytes::copy_from_slice(&frame[at..at + length]))
     }
 
     /// As [`Message::decode`], but a payload above [`INLINE_MAX`] shares the frame's memory.
     ///
     /// # Errors
     /// As [`Message::decode`].
-    pub fn decode_shared(
-        frame: &Bytes,
-        payload_max: usize,
-        spare: Option<Self>,
-    ) -> Result<Self, DecodeError> {
-        decode(frame, payload_max, spare, |at, length| frame.slice(at..at + length))
+    pub fn decode_shared(frame: &Bytes, payload_max: usize) -> Result<Self, DecodeError> {
+        decode(frame, payload_max, |at, length| frame.slice(at..at + length))
     }
 
     /// Length of the encoding in bytes.
@@ -123,7 +118,6 @@ impl Message {
 fn decode(
     frame: &[u8],
     payload_max: usize,
-    spare: Option<Message>,
     share: impl FnOnce(usize, usize) -> Bytes,
 ) -> Result<Message, DecodeError> {
     use DecodeError::{CriticalMeta, Malformed, TooBig, Version};
@@ -167,7 +161,7 @@ fn decode(
     let meta = if is_null { &[] } else { meta };
     let parts =
         Parts { onward, ret, payload, meta, hops, configured: 0, is_report: flags == 1, flow: FlowId::LOCAL };
-    return Ok(Message::compose(parts, spare));
+    return Ok(Message::compose(parts, None));
 
     fn check_meta(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
         let pairs = reader.map().ok_or(Malformed)?;

@@ -403,7 +403,7 @@ mod tests {
                 let length = from_peer.read_u32().await.unwrap() as usize;
                 let mut answer = vec![0; length];
                 from_peer.read_exact(&mut answer).await.unwrap();
-                let answer = Message::decode(&answer, 1 << 20, None).unwrap();
+                let answer = Message::decode(&answer, 1 << 20).unwrap();
                 assert_eq!(answer.payload(), expected, "in pieces of {piece}");
                 assert_eq!(answer.ret(), RouteRef::default());
             }

@@ -7,10 +7,10 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use onward_routing::{ErrorReport, FlowId, Message};
+use onward_routing::{ErrorCode, ErrorReport, FlowId, Message};
 use tokio::sync::Notify;
 
 use crate::error::AskError;
@@ -63,6 +63,8 @@ pub(crate) struct Waiting {
     asks: Arc<Asks>,
     id: u128,
     within: Duration,
+    /// Whether the slot is still this request's.
+    is_open: bool,
 }
 
 impl Asks {
@@ -100,7 +102,7 @@ impl Asks {
             Some(old) => *old = slot,
             None => shard.slots.push(slot),
         }
-        Ok(Waiting { asks: Arc::clone(self), id, within })
+        Ok(Waiting { asks: Arc::clone(self), id, within, is_open: true })
     }
 
     /// Whether `id` is a waiting request's; if so it may be answered by `flow` only from now on.
@@ -108,41 +110,24 @@ impl Asks {
         self.with_slot(id, |slot| slot.flow = flow).is_some()
     }
 
-    /// Whether an answer to `id` that came by `flow` would be taken.
-    pub(crate) fn takes(&self, id: u128, flow: FlowId) -> bool {
-        let open = |slot: &mut Slot| {
-            matches!(slot.state, State::Waiting(_)) && (flow.is_local() || slot.flow == flow)
-        };
-        self.with_slot(id, open).unwrap_or(false)
-    }
-
     /// Hands an answer to the request it is for; gives it back if there is none.
     pub(crate) fn answer(&self, id: u128, message: Message) -> Result<(), Message> {
         let mut answer = Some(message);
         let waker = self.with_slot(id, |slot| {
-            let flow = answer.as_ref().map(Message::flow).unwrap_or_default();
             let State::Waiting(waker) = &mut slot.state else { return None };
-            if !flow.is_local() && slot.flow != flow {
-                return None;
-            }
+            let message = answer.take_if(|message| message.flow().is_local() || slot.flow == message.flow())?;
             let waker = waker.take();
-            slot.state = match answer.take()? {
-                report if report.is_report() => match ErrorReport::decode(report.payload()) {
-                    Some(ErrorReport { code, at }) => State::Failed(AskError::Reported { code, at }),
-                    None => return None,
-                },
-                message => State::Answered(message),
+            slot.state = if message.is_report() {
+                State::Failed(reported(&message))
+            } else {
+                State::Answered(message)
             };
-            Some(waker)
+            waker
         });
-        match (waker.flatten(), answer) {
-            (_, Some(unused)) => Err(unused),
-            (Some(Some(waker)), None) => {
-                waker.wake();
-                Ok(())
-            }
-            (_, None) => Ok(()),
+        if let Some(waker) = waker.flatten() {
+            waker.wake();
         }
+        answer.map_or(Ok(()), Err)
     }
 
     /// Fails every request that left by `flow`, because it was lost.
@@ -176,6 +161,45 @@ impl Asks {
         }
     }
 
+    /// Takes the answer out of a slot and frees it, or has the task of `cx` woken when there is one.
+    fn poll_answer(&self, id: u128, cx: &mut Context<'_>) -> Poll<Result<Message, AskError>> {
+        let (number, index) = self.place(id);
+        let mut shard = self.shard(number);
+        let Some(slot) = shard.slots.get_mut(index).filter(|slot| slot.id == id) else {
+            return Poll::Ready(Err(AskError::ConnectionLost));
+        };
+        if let State::Waiting(waker) = &mut slot.state {
+            match waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        Poll::Ready(match self.free(&mut shard, index) {
+            State::Answered(message) => Ok(message),
+            State::Failed(error) => Err(error),
+            State::Free | State::Waiting(_) => Err(AskError::ConnectionLost),
+        })
+    }
+
+    /// Gives up a request that was not answered.
+    fn close(&self, id: u128) {
+        let (number, index) = self.place(id);
+        let mut shard = self.shard(number);
+        if shard.slots.get(index).is_some_and(|slot| slot.id == id) {
+            self.free(&mut shard, index);
+        }
+    }
+
+    /// Frees a slot that is in use and returns what was in it.
+    fn free(&self, shard: &mut Shard, index: usize) -> State {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        shard.free.push(index as u32);
+        let slot = &mut shard.slots[index];
+        slot.id = 0;
+        std::mem::replace(&mut slot.state, State::Free)
+    }
+
     fn place(&self, id: u128) -> (usize, usize) {
         let place = (id as u32) ^ self.mask;
         (place as usize % SHARDS, place as usize / SHARDS)
@@ -202,22 +226,9 @@ impl Waiting {
     /// Waits for the answer. Cancel safe: nothing is lost until the answer is returned.
     pub(crate) async fn answer(&mut self) -> Result<Message, AskError> {
         let answer = poll_fn(|cx| {
-            let taken = self.asks.with_slot(self.id, |slot| match &mut slot.state {
-                State::Waiting(waker) => {
-                    match waker {
-                        Some(waker) => waker.clone_from(cx.waker()),
-                        none => *none = Some(cx.waker().clone()),
-                    }
-                    None
-                }
-                _ => Some(std::mem::replace(&mut slot.state, State::Free)),
-            });
-            match taken {
-                Some(None) => Poll::Pending,
-                Some(Some(State::Answered(message))) => Poll::Ready(Ok(message)),
-                Some(Some(State::Failed(error))) => Poll::Ready(Err(error)),
-                _ => Poll::Ready(Err(AskError::ConnectionLost)),
-            }
+            let answer = std::task::ready!(self.asks.poll_answer(self.id, cx));
+            self.is_open = false;
+            Poll::Ready(answer)
         });
         answer.await.map_err(|error| match error {
             AskError::Deadline(_) => AskError::Deadline(self.within),
@@ -226,19 +237,18 @@ impl Waiting {
     }
 }
 
+/// What a report says; one that cannot be read still says that the request failed.
+fn reported(message: &Message) -> AskError {
+    let report = ErrorReport::decode(message.payload());
+    let ErrorReport { code, at } = report.unwrap_or(ErrorReport { code: ErrorCode::Failed, at: None });
+    AskError::Reported { code, at }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let (number, index) = self.asks.place(self.id);
-        let mut shard = self.asks.shard(number);
-        if let Some(slot) = shard.slots.get_mut(index)
-            && slot.id == self.id
-        {
-            slot.state = State::Free;
-            slot.id = 0;
-            shard.free.push(index as u32);
+        if self.is_open {
+            self.asks.close(self.id);
         }
-        drop(shard);
-        self.asks.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onward_routing::{Address, FlowId, Message, Route, RouteRef};
+use onward_routing::{Address, FlowId, Message, RandomAddress, Route, RouteRef};
 use tokio::task::JoinSet;
 
 use crate::error::{AskError, PayloadError, SendError, StartError};
@@ -221,12 +221,13 @@ impl Router {
         within: Duration,
     ) -> Result<R, AskError> {
         let mut waiting = self.asks.open(within)?;
-        let reply_to = Route::from(Address::random(waiting.id()));
-        let message = compose(route.as_ref(), reply_to.as_ref(), value)?;
-        drop(reply_to);
+        let reply_to = RandomAddress::new(waiting.id());
+        let message = compose(route.as_ref(), RouteRef::one(reply_to.as_ref()), value)?;
         self.send_within(message, within).await?;
         let answer = waiting.answer().await?;
-        Ok(decode(&answer)?)
+        let value = decode(&answer);
+        answer.recycle();
+        Ok(value?)
     }
 }
 

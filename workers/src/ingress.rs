@@ -31,7 +31,6 @@ pub struct Ingress {
     flow: FlowId,
     own: Address,
     lanes: HashMap<usize, Arc<Lane>>,
-    spare: Option<Message>,
     last: Option<Last>,
 }
 
@@ -66,7 +65,7 @@ impl Ingress {
     /// The ingress of `flow`, whose egress worker has the address `own`.
     #[must_use]
     pub fn new(router: Arc<Router>, flow: FlowId, own: Address) -> Self {
-        Self { router, flow, own, lanes: HashMap::new(), spare: None, last: None }
+        Self { router, flow, own, lanes: HashMap::new(), last: None }
     }
 
     /// The router this ingress feeds.
@@ -80,7 +79,7 @@ impl Ingress {
     /// # Errors
     /// [`DecodeError`] for anything but a message in canonical form.
     pub fn accept(&mut self, frame: &[u8]) -> Result<Option<Blocked>, DecodeError> {
-        let message = Message::decode(frame, self.router.limits.payload_bytes, self.spare.take())?;
+        let message = Message::decode(frame, self.router.limits.payload_bytes)?;
         Ok(self.take_in(message))
     }
 
@@ -89,7 +88,7 @@ impl Ingress {
     /// # Errors
     /// As [`Ingress::accept`].
     pub fn accept_shared(&mut self, frame: &Bytes) -> Result<Option<Blocked>, DecodeError> {
-        let message = Message::decode_shared(frame, self.router.limits.payload_bytes, self.spare.take())?;
+        let message = Message::decode_shared(frame, self.router.limits.payload_bytes)?;
         Ok(self.take_in(message))
     }
 
@@ -112,10 +111,7 @@ impl Ingress {
             None => self.router.walk(message, held),
         };
         match walk {
-            Walk::Done(spare) => {
-                self.spare = spare;
-                None
-            }
+            Walk::Done => None,
             Walk::Refused(code, message) => {
                 self.router.report(message, code);
                 None

@@ -1,10 +1,12 @@
 //! A worker's mailbox: messages swapped out in batches under a short lock, and a lane for notices.
 //!
 //! Senders take room first ([`Room`]), so the queue is bounded; the worker's task is woken once per
-//! batch. Notices (stop, the end of a watched worker) have a lane of their own and overtake messages.
+//! batch. Spent blocks go back the same way, so that a stream of messages allocates nothing.
+//! Notices (stop, the end of a watched worker) have a lane of their own and overtake messages.
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -47,6 +49,8 @@ pub(crate) struct Mailbox {
     pub(crate) address: Address,
     pub(crate) room: Arc<Room>,
     state: Mutex<State>,
+    /// Whether a stop is among the notices; looked at between messages, without the lock.
+    stopping: AtomicBool,
     /// Woken when the mailbox has ended.
     end: Notify,
 }
@@ -54,6 +58,8 @@ pub(crate) struct Mailbox {
 #[derive(Debug, Default)]
 struct State {
     messages: VecDeque<Message>,
+    /// Handled messages, whose blocks senders take for their next ones; empty when idle.
+    spent: Vec<Message>,
     /// How many of the first messages hold no room: it was given back when they were swapped out.
     roomless: usize,
     notices: VecDeque<Notice>,
@@ -69,6 +75,7 @@ impl Mailbox {
             address,
             room: Arc::new(Room::new(bytes)),
             state: Mutex::default(),
+            stopping: AtomicBool::new(false),
             end: Notify::new(),
         })
     }
@@ -77,20 +84,21 @@ impl Mailbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a message for which room was taken; gives it back if the mailbox is closed.
-    pub(crate) fn push(&self, message: Message) -> Result<(), Message> {
-        let waker = {
+    /// Appends a message for which room was taken, in exchange for a spent one if there is one; gives
+    /// it back if the mailbox is closed.
+    pub(crate) fn push(&self, message: Message) -> Result<Option<Message>, Message> {
+        let (waker, spent) = {
             let mut state = self.state();
             if state.closed {
                 return Err(message);
             }
             state.messages.push_back(message);
-            state.waker.take()
+            (state.waker.take(), state.spent.pop())
         };
         if let Some(waker) = waker {
             waker.wake();
         }
-        Ok(())
+        Ok(spent)
     }
 
     /// Puts messages that were swapped out and not handled in front of the others again.
@@ -105,9 +113,13 @@ impl Mailbox {
     pub(crate) fn notify(&self, notice: Notice) {
         let waker = {
             let mut state = self.state();
-            if matches!(notice, Notice::Drain) {
-                state.closed = true;
-                self.room.close();
+            match notice {
+                Notice::Stop => self.stopping.store(true, Ordering::Relaxed),
+                Notice::Drain => {
+                    state.closed = true;
+                    self.room.close();
+                }
+                Notice::Ended(_) => {}
             }
             state.notices.push_back(notice);
             state.waker.take()
@@ -117,11 +129,13 @@ impl Mailbox {
         }
     }
 
-    /// Waits for a notice, or swaps out all messages into the empty `batch` and frees their room.
+    /// Waits for a notice, or swaps out all messages into the empty `batch` and frees their room;
+    /// takes what is `spent` in exchange.
     pub(crate) fn poll_next(
         &self,
         cx: &mut Context<'_>,
         batch: &mut VecDeque<Message>,
+        spent: &mut Vec<Message>,
     ) -> Poll<Option<Notice>> {
         let mut state = self.state();
         if let Some(notice) = state.notices.pop_front() {
@@ -130,7 +144,9 @@ impl Mailbox {
         if state.messages.is_empty() {
             // Idle: keep no buffers of a busy time.
             state.messages = VecDeque::new();
+            state.spent = Vec::new();
             *batch = VecDeque::new();
+            *spent = Vec::new();
             match &mut state.waker {
                 Some(waker) => waker.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
@@ -138,6 +154,9 @@ impl Mailbox {
             return Poll::Pending;
         }
         std::mem::swap(&mut state.messages, batch);
+        if state.spent.is_empty() {
+            std::mem::swap(&mut state.spent, spent);
+        }
         let roomless = std::mem::take(&mut state.roomless);
         drop(state);
         let cost = batch.iter().skip(roomless).map(|message| self.room.cost(message.memory())).sum();
@@ -151,7 +170,7 @@ impl Mailbox {
 
     /// Whether a stop waits, so that the rest of a batch is not handled.
     pub(crate) fn has_stop(&self) -> bool {
-        self.state().notices.iter().any(|notice| matches!(notice, Notice::Stop))
+        self.stopping.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_drained(&self) -> bool {
@@ -167,6 +186,7 @@ impl Mailbox {
             state.closed = true;
             state.ended = Some(reason.clone());
             state.waker = None;
+            state.spent = Vec::new();
             state.notices.clear();
             (std::mem::take(&mut state.messages), std::mem::take(&mut state.watchers))
         };

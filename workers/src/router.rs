@@ -172,9 +172,9 @@ impl Target {
                     };
                 }
                 match mailbox.push(message) {
-                    Ok(()) => {
+                    Ok(spent) => {
                         router.counters.delivered.fetch_add(1, Ordering::Relaxed);
-                        Next::Done(None)
+                        Next::Done(spent)
                     }
                     Err(message) => Next::Refused(ErrorCode::Stopped, message),
                 }
@@ -204,7 +204,7 @@ impl Pending {
 
 /// Where a walk along the onward route ended.
 pub(crate) enum Walk {
-    Done(Option<Message>),
+    Done,
     Full(Pending),
     Refused(ErrorCode, Message),
 }
@@ -383,12 +383,7 @@ impl Router {
         wait: Duration,
     ) -> Result<(), SendError> {
         let sent = match self.walk(message, None) {
-            Walk::Done(spare) => {
-                if let Some(spare) = spare {
-                    spare.recycle();
-                }
-                Ok(())
-            }
+            Walk::Done => Ok(()),
             Walk::Refused(code, message) => Err(Box::new(SendError::refused(code, message))),
             Walk::Full(pending) => return self.send_when_free(Box::new(pending), wait).await,
         };
@@ -410,7 +405,7 @@ impl Router {
                 Ok(Ok(charge)) => charge,
             };
             match self.resume(*pending, Some(charge)) {
-                Walk::Done(_) => return Ok(()),
+                Walk::Done => return Ok(()),
                 Walk::Refused(code, message) => return Err(SendError::refused(code, message)),
                 Walk::Full(next) => *pending = next,
             }
@@ -423,7 +418,7 @@ impl Router {
     /// [`SendError`] gives the message back: nothing was sent.
     pub fn try_send(self: &Arc<Self>, message: Message) -> Result<(), SendError> {
         match self.walk(message, None) {
-            Walk::Done(_) => Ok(()),
+            Walk::Done => Ok(()),
             Walk::Full(pending) => Err(SendError::Full(pending.message)),
             Walk::Refused(code, message) => Err(SendError::refused(code, message)),
         }
@@ -444,7 +439,7 @@ impl Router {
     #[must_use]
     pub fn sink(self: &Arc<Self>, address: AddressRef<'_>) -> Option<Arc<dyn Step>> {
         match self.find(address, FlowId::LOCAL) {
-            Ok(Found::Target(Target::Step(step))) if step.as_sink().is_some() => Some(step),
+            Ok(Target::Step(step)) if step.as_sink().is_some() => Some(step),
             _ => None,
         }
     }
@@ -463,11 +458,7 @@ impl Router {
         if !is_kept || next.kind() != Kind::Local || message.next_is_configured() {
             return None;
         }
-        match self.target(message) {
-            Ok(Found::Target(target)) => Some(Ok(target)),
-            Ok(Found::Ask(_)) => None,
-            Err(code) => Some(Err(code)),
-        }
+        Some(self.target(message))
     }
 
     /// As [`Router::walk`], for a message whose first target is known.
@@ -482,7 +473,7 @@ impl Router {
         }
         match target.act(self, message, None) {
             Next::Forward(message) => self.walk(message, held),
-            Next::Done(spare) => Walk::Done(spare),
+            Next::Done(spent) => done(spent),
             Next::Full(room, bytes, message) => Walk::Full(Pending { message, target, room, bytes }),
             Next::Refused(code, message) => Walk::Refused(code, message),
         }
@@ -493,9 +484,14 @@ impl Router {
     pub(crate) fn walk(self: &Arc<Self>, message: Message, held: Option<&dyn Fn(&Target) -> bool>) -> Walk {
         let mut message = message;
         for _ in 0..=HOPS_MAX {
+            if let Some(id) = message.next().and_then(AddressRef::random_id) {
+                message = match self.asks.answer(id, message) {
+                    Ok(()) => return Walk::Done,
+                    Err(message) => message,
+                };
+            }
             let target = match self.target(&message) {
-                Ok(Found::Ask(id)) => return self.answer(id, message),
-                Ok(Found::Target(target)) => target,
+                Ok(target) => target,
                 Err(code) => return Walk::Refused(code, message),
             };
             if held.is_some_and(|held| held(&target)) {
@@ -506,7 +502,7 @@ impl Router {
             }
             message = match target.act(self, message, None) {
                 Next::Forward(message) => message,
-                Next::Done(spare) => return Walk::Done(spare),
+                Next::Done(spent) => return done(spent),
                 Next::Full(room, bytes, message) => {
                     return Walk::Full(Pending { message, target, room, bytes });
                 }
@@ -521,28 +517,15 @@ impl Router {
         let Pending { message, target, .. } = pending;
         match target.act(self, message, charge) {
             Next::Forward(message) => self.walk(message, None),
-            Next::Done(spare) => Walk::Done(spare),
+            Next::Done(spent) => done(spent),
             Next::Full(room, bytes, message) => Walk::Full(Pending { message, target, room, bytes }),
             Next::Refused(code, message) => Walk::Refused(code, message),
         }
     }
 
-    fn answer(&self, id: u128, message: Message) -> Walk {
-        match self.asks.answer(id, message) {
-            Ok(()) => Walk::Done(None),
-            Err(message) => Walk::Refused(ErrorCode::NoWorker, message),
-        }
-    }
-
     /// What the nearest onward address leads to, if the message's flow may reach it.
-    fn target(self: &Arc<Self>, message: &Message) -> Result<Found, ErrorCode> {
+    fn target(self: &Arc<Self>, message: &Message) -> Result<Target, ErrorCode> {
         let next = message.next().ok_or(ErrorCode::NoWorker)?;
-        let id = next.random_id();
-        if let Some(id) = id
-            && self.asks.takes(id, message.flow())
-        {
-            return Ok(Found::Ask(id));
-        }
         if message.flow().is_local() || message.next_is_configured() {
             return self.find(next, FlowId::LOCAL);
         }
@@ -553,7 +536,7 @@ impl Router {
         let allowed = {
             let reach = self.reach();
             let allowed = reach.check(message.flow(), next, now);
-            if let (Ok(_), Some(id)) = (&allowed, id)
+            if let (Ok(_), Some(id)) = (&allowed, next.random_id())
                 && reach.pair_wants_touch(message.flow(), id, now)
             {
                 drop(reach);
@@ -571,17 +554,17 @@ impl Router {
         }
     }
 
-    fn find(self: &Arc<Self>, address: AddressRef<'_>, flow: FlowId) -> Result<Found, ErrorCode> {
+    fn find(self: &Arc<Self>, address: AddressRef<'_>, flow: FlowId) -> Result<Target, ErrorCode> {
         if address.kind() != Kind::Local {
             return self.dial(address, flow);
         }
         match self.directory.get(address.encoded()) {
-            Some(entry) => Ok(Found::Target(entry.value().clone())),
+            Some(entry) => Ok(entry.value().clone()),
             None => Err(ErrorCode::NoWorker),
         }
     }
 
-    fn dial(self: &Arc<Self>, endpoint: AddressRef<'_>, flow: FlowId) -> Result<Found, ErrorCode> {
+    fn dial(self: &Arc<Self>, endpoint: AddressRef<'_>, flow: FlowId) -> Result<Target, ErrorCode> {
         let rule = if flow.is_local() {
             None
         } else {
@@ -594,7 +577,7 @@ impl Router {
         };
         let dialer = self.dialer.get().ok_or(ErrorCode::Unreachable)?;
         let step = dialer.dial(self, endpoint, rule.as_ref()).ok_or(ErrorCode::Unreachable)?;
-        Ok(Found::Target(Target::Step(step)))
+        Ok(Target::Step(step))
     }
 
     /// What every egress does before it encodes a message: makes the return route fit to be seen
@@ -682,9 +665,12 @@ fn hops_passed(message: &Message) -> impl Iterator<Item = AddressRef<'_>> {
     message.ret().iter().take_while(|address| address.random_id().is_none())
 }
 
-enum Found {
-    Ask(u128),
-    Target(Target),
+/// The end of a walk; the block of what was sent is this thread's next.
+fn done(spent: Option<Message>) -> Walk {
+    if let Some(spent) = spent {
+        spent.recycle();
+    }
+    Walk::Done
 }
 
 impl fmt::Debug for Router {

@@ -133,12 +133,13 @@ pub(crate) async fn run<W: Worker>(router: &Arc<Router>, mailbox: &Arc<Mailbox>,
 }
 
 async fn serve<W: Worker>(worker: &mut W, context: &mut Context, batch: &mut VecDeque<Message>) -> EndReason {
+    let mut spent = Vec::new();
     loop {
         let notice = {
             let mailbox = &context.mailbox;
             poll_fn(|cx| {
                 let coop = std::task::ready!(coop::poll_proceed(cx));
-                let polled = mailbox.poll_next(cx, batch);
+                let polled = mailbox.poll_next(cx, batch, &mut spent);
                 if polled.is_ready() {
                     coop.made_progress();
                 }
@@ -158,8 +159,10 @@ async fn serve<W: Worker>(worker: &mut W, context: &mut Context, batch: &mut Vec
         }
         let is_stream = batch.len() >= STREAM_MIN;
         while let Some(message) = batch.pop_front() {
-            if let Err(text) = handle(worker, context, message).await {
-                return EndReason::Panicked(text);
+            match handle(worker, context, message).await {
+                Ok(Some(message)) if spent.len() < SPENT_MAX => spent.extend(message.spend()),
+                Ok(_) => {}
+                Err(text) => return EndReason::Panicked(text),
             }
             if context.stopping {
                 return EndReason::Stopped;
@@ -184,15 +187,21 @@ async fn serve<W: Worker>(worker: &mut W, context: &mut Context, batch: &mut Vec
 
 /// A batch of so many messages counts as part of a stream.
 const STREAM_MIN: usize = 8;
+/// Handled messages kept until the next batch, whose blocks then go back to the senders.
+const SPENT_MAX: usize = 512;
 
-/// Handles one message and answers it; `Err` is a panic's text.
-async fn handle<W: Worker>(worker: &mut W, context: &mut Context, message: Message) -> Result<(), String> {
+/// Handles one message and answers it, or gives it back if no answer is wanted; `Err` is a panic's text.
+async fn handle<W: Worker>(
+    worker: &mut W,
+    context: &mut Context,
+    message: Message,
+) -> Result<Option<Message>, String> {
     let request = match decode::<W::Request>(&message) {
         Ok(request) => request,
         Err(error) => {
             tracing::debug!(worker = %context.address(), %error, "message refused");
             context.router.report(message, ErrorCode::Malformed);
-            return Ok(());
+            return Ok(None);
         }
     };
     context.flow = message.flow();
@@ -201,20 +210,23 @@ async fn handle<W: Worker>(worker: &mut W, context: &mut Context, message: Messa
     let current = context.current.take();
     match outcome {
         Ok(Ok(reply)) => {
-            let answer = current.and_then(|message| compose_answer(context, message, reply));
-            if let Some(answer) = answer
+            let Some(message) = current else { return Ok(None) };
+            if message.ret().is_empty() {
+                return Ok(Some(message));
+            }
+            if let Some(answer) = compose_answer(context, message, reply)
                 && let Err(error) = context.router.try_send(answer)
             {
                 wait_to_answer(context, error).await;
             }
-            Ok(())
+            Ok(None)
         }
         Ok(Err(failure)) => {
             tracing::warn!(worker = %context.address(), cause = %failure.cause(), "a request failed");
             if let Some(message) = current {
                 context.router.report(message, ErrorCode::Failed);
             }
-            Ok(())
+            Ok(None)
         }
         Err(text) => {
             if let Some(message) = current {
@@ -225,11 +237,8 @@ async fn handle<W: Worker>(worker: &mut W, context: &mut Context, message: Messa
     }
 }
 
-/// A handler's answer as a message, if one is wanted and there is one.
+/// A handler's answer as a message, if there is one.
 fn compose_answer(context: &Context, message: Message, reply: impl Reply) -> Option<Message> {
-    if message.ret().is_empty() {
-        return None;
-    }
     if let Some(body) = reply.shared_reply() {
         return message.into_reply_body(RouteRef::default(), body.clone());
     }

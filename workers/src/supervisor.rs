@@ -216,7 +216,7 @@ impl Running {
         loop {
             let (index, number, reason) = tokio::select! {
                 biased;
-                notice = poll_fn(|cx| own.poll_next(cx, &mut none)) => match notice {
+                notice = poll_fn(|cx| own.poll_next(cx, &mut none, &mut Vec::new())) => match notice {
                     Some(Notice::Stop | Notice::Drain) => {
                         self.stop_from(0).await;
                         return EndReason::Stopped;

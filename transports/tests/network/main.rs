@@ -129,7 +129,7 @@ impl Wire {
             let length = self.0.read_u32().await.unwrap();
             let mut bytes = vec![0; length as usize];
             self.0.read_exact(&mut bytes).await.unwrap();
-            Message::decode(&bytes, 1 << 24, None).unwrap()
+            Message::decode(&bytes, 1 << 24).unwrap()
         };
         tokio::time::timeout(DEADLINE, reading).await.unwrap()
     }
