@@ -77,6 +77,12 @@ impl Room {
         self.charge(bytes) as usize
     }
 
+    /// Bytes that are taken.
+    #[must_use]
+    pub(crate) fn used(&self) -> usize {
+        (self.capacity as usize).saturating_sub(self.free.available_permits())
+    }
+
     /// Whether the queue takes no more, ever.
     #[must_use]
     pub fn is_closed(&self) -> bool {

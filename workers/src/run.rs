@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::error::{SendError, StartError};
 use crate::mailbox::{EndReason, Mailbox, Notice};
 use crate::payload::{Reply, decode, with_scratch};
+use crate::room::CHARGE_MIN;
 use crate::router::{Router, Target};
 use crate::worker::Worker;
 
@@ -179,14 +180,30 @@ async fn serve<W: Worker>(worker: &mut W, context: &mut Context, batch: &mut Vec
             return EndReason::Stopped;
         }
         if is_stream {
-            // More is likely on its way: one turn of the others costs less than to sleep and be woken.
-            tokio::task::yield_now().await;
+            await_stream(&context.mailbox).await;
+        }
+    }
+}
+
+/// Gives a stream that is likely to go on a few turns of the runtime to fill the next batch.
+///
+/// To sleep and be woken costs more than these turns, and many small batches cost the senders more
+/// than a few large ones: each takes the mailbox's lock from them.
+async fn await_stream(mailbox: &Mailbox) {
+    for _ in 0..STREAM_TURNS {
+        tokio::task::yield_now().await;
+        if mailbox.room.used() >= STREAM_BYTES || mailbox.has_stop() {
+            return;
         }
     }
 }
 
 /// A batch of so many messages counts as part of a stream.
 const STREAM_MIN: usize = 8;
+/// Turns that a stream's next batch has to fill up.
+const STREAM_TURNS: usize = 8;
+/// Bytes of room that are worth the next batch before the turns are over: 64 small messages.
+const STREAM_BYTES: usize = 64 * CHARGE_MIN;
 /// Handled messages kept until the next batch, whose blocks then go back to the senders.
 const SPENT_MAX: usize = 512;
 
