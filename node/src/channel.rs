@@ -541,7 +541,7 @@ impl Step for AcceptStep {
         match verdict {
             Verdict::Drop => {}
             Verdict::Retry(packet) => {
-                let back = Message::with_body(message.ret(), RouteRef::default(), packet.into());
+                let back = Message::with_body(message.ret(), RouteRef::default(), &packet.into());
                 if let Err(error) = router.try_send(back) {
                     tracing::debug!(%error, "a cookie was not sent");
                 }
@@ -674,7 +674,7 @@ impl Driver<'_> {
     async fn transmit(&self, to: To, packet: Vec<u8>) {
         let Some(onward) = self.way.to(to) else { return };
         let ret = Route::from(Address::random(self.session.id));
-        let message = Message::with_body(onward.as_ref(), ret.as_ref(), packet.into());
+        let message = Message::with_body(onward.as_ref(), ret.as_ref(), &packet.into());
         if let Err(error) = self.channels.router.send(message).await {
             tracing::debug!(%error, "a handshake packet was not sent");
         }

@@ -315,7 +315,7 @@ impl Way {
     /// A message that carries a record.
     fn message(&self, session: u128, record: Vec<u8>) -> Message {
         let ret = Route::from(Address::random(session));
-        Message::with_body(self.onward.as_ref(), ret.as_ref(), record.into())
+        Message::with_body(self.onward.as_ref(), ret.as_ref(), &record.into())
     }
 
     /// Bytes of the frame around a record of `record` bytes.

@@ -102,11 +102,11 @@ impl Message {
 
     /// As [`Message::new`], sharing a large body instead of copying it.
     #[must_use]
-    pub fn with_body(onward: RouteRef<'_>, ret: RouteRef<'_>, body: Bytes) -> Self {
+    pub fn with_body(onward: RouteRef<'_>, ret: RouteRef<'_>, body: &Bytes) -> Self {
         if body.len() <= INLINE_MAX {
-            return Self::new(onward, ret, &body);
+            return Self::new(onward, ret, body);
         }
-        Self::compose(Parts::fresh(onward, ret, Payload::Shared(body)), None)
+        Self::compose(Parts::fresh(onward, ret, Payload::Shared(body.clone())), None)
     }
 
     /// Composes a message in `spare`'s block if it fits there, else in a new one.
@@ -460,18 +460,18 @@ impl Message {
     #[must_use]
     pub fn into_reply(self, ret: RouteRef<'_>, payload: &[u8]) -> Option<Self> {
         if payload.len() > INLINE_MAX {
-            return self.into_reply_body(ret, Bytes::copy_from_slice(payload));
+            return self.into_reply_body(ret, &Bytes::copy_from_slice(payload));
         }
         self.into_answer(ret, Payload::Inline(payload), false)
     }
 
     /// As [`Message::into_reply`], sharing a large body instead of copying it.
     #[must_use]
-    pub fn into_reply_body(self, ret: RouteRef<'_>, body: Bytes) -> Option<Self> {
+    pub fn into_reply_body(self, ret: RouteRef<'_>, body: &Bytes) -> Option<Self> {
         if body.len() <= INLINE_MAX {
-            return self.into_reply(ret, &body);
+            return self.into_reply(ret, body);
         }
-        self.into_answer(ret, Payload::Shared(body), false)
+        self.into_answer(ret, Payload::Shared(body.clone()), false)
     }
 
     /// The error report that tells this message's sender what happened to it.

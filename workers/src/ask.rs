@@ -20,7 +20,7 @@ const SHARDS: usize = 8;
 /// Deadlines are kept to this precision.
 const SWEEP: Duration = Duration::from_millis(20);
 /// Random bytes fetched from the system at a time, per shard.
-const RANDOM_BATCH: usize = 1024;
+const RANDOM_BATCH: usize = 4096;
 
 /// The table of waiting requests.
 #[derive(Debug)]
@@ -252,7 +252,7 @@ impl Drop for Waiting {
     }
 }
 
-/// System randomness, fetched in batches: one call for 64 numbers.
+/// System randomness, fetched in batches: one call for 256 numbers.
 #[derive(Debug)]
 pub(crate) struct Random {
     bytes: Box<[u8]>,

@@ -34,6 +34,9 @@ pub struct Ended {
     pub reason: EndReason,
 }
 
+/// Entries that an idle mailbox's queues keep room for, so that a message now and then allocates none.
+const IDLE_CAPACITY: usize = 4;
+
 /// What overtakes messages.
 #[derive(Debug)]
 pub(crate) enum Notice {
@@ -143,9 +146,11 @@ impl Mailbox {
         }
         if state.messages.is_empty() {
             // Idle: keep no buffers of a busy time.
-            state.messages = VecDeque::new();
+            if state.messages.capacity().max(batch.capacity()) > IDLE_CAPACITY {
+                state.messages = VecDeque::new();
+                *batch = VecDeque::new();
+            }
             state.spent = Vec::new();
-            *batch = VecDeque::new();
             *spent = Vec::new();
             match &mut state.waker {
                 Some(waker) => waker.clone_from(cx.waker()),

@@ -53,7 +53,7 @@ pub(crate) fn compose<T: Payload>(
     value: &T,
 ) -> Result<Message, PayloadError> {
     if let Some(body) = value.shared() {
-        return Ok(Message::with_body(onward, ret, body.clone()));
+        return Ok(Message::with_body(onward, ret, body));
     }
     with_scratch(|payload| {
         value.encode_payload(payload)?;

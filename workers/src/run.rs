@@ -257,7 +257,7 @@ async fn handle<W: Worker>(
 /// A handler's answer as a message, if there is one.
 fn compose_answer(context: &Context, message: Message, reply: impl Reply) -> Option<Message> {
     if let Some(body) = reply.shared_reply() {
-        return message.into_reply_body(RouteRef::default(), body.clone());
+        return message.into_reply_body(RouteRef::default(), body);
     }
     let composed = with_scratch(|payload| match reply.encode_reply(payload) {
         Ok(true) => Ok(message.into_reply(RouteRef::default(), payload)),
