@@ -12,6 +12,9 @@ pub(crate) const RUNS: usize = 5;
 /// How long one run lasts.
 pub(crate) const RUN: Duration = Duration::from_millis(700);
 
+/// After so long without the last message the run has failed.
+const LOST: Duration = Duration::from_secs(20);
+
 /// Prints one figure as a JSON line.
 pub(crate) fn print(figure: &str, unit: &str, workers: usize, samples: &[f64]) {
     let mut sorted = samples.to_vec();
@@ -72,7 +75,8 @@ impl Tally {
     async fn reach(&self, target: u64) {
         self.0.1.store(target, Ordering::SeqCst);
         while self.counted() < target {
-            self.0.2.notified().await;
+            let counted = tokio::time::timeout(LOST, self.0.2.notified()).await;
+            assert!(counted.is_ok() || self.counted() >= target, "messages were lost");
         }
         self.0.1.store(0, Ordering::SeqCst);
     }

@@ -657,7 +657,7 @@ mod tests {
         let first = Message::with_body(
             route("a => b").as_ref(),
             route("me").as_ref(),
-            vec![1; INLINE_MAX + 1].into(),
+            &vec![1; INLINE_MAX + 1].into(),
         );
         first.recycle();
         let second = Message::new(route("c").as_ref(), Route::empty().as_ref(), b"hi");
@@ -668,7 +668,7 @@ mod tests {
     #[test]
     fn large_bodies_are_shared() {
         let body = Bytes::from(vec![9; INLINE_MAX + 1]);
-        let mut message = Message::with_body(route("a => b").as_ref(), route("me").as_ref(), body.clone());
+        let mut message = Message::with_body(route("a => b").as_ref(), route("me").as_ref(), &body);
         message.hop().unwrap();
         message.replace_sender(&Address::random(5)).unwrap();
         message.set_ttl_ms(70_000);

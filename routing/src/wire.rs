@@ -221,7 +221,7 @@ mod tests {
     }
 
     fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
-        Message::decode(bytes, PAYLOAD_BYTES_MAX, None)
+        Message::decode(bytes, PAYLOAD_BYTES_MAX)
     }
 
     #[test]
@@ -252,7 +252,8 @@ mod tests {
         let mut message = sample();
         message.set_ttl_ms(9);
         let bytes = encode(&message);
-        let decoded = Message::decode(&bytes, PAYLOAD_BYTES_MAX, Some(sample())).unwrap();
+        sample().recycle();
+        let decoded = Message::decode(&bytes, PAYLOAD_BYTES_MAX).unwrap();
         assert_eq!(encode(&decoded), bytes);
         assert_eq!(decoded.ttl_ms(), Some(9));
     }
@@ -261,7 +262,7 @@ mod tests {
     fn large_payloads_share_the_frame() {
         let message = Message::new(route("a").as_ref(), Route::empty().as_ref(), &[3; INLINE_MAX + 1]);
         let frame = Bytes::from(encode(&message));
-        let decoded = Message::decode_shared(&frame, PAYLOAD_BYTES_MAX, None).unwrap();
+        let decoded = Message::decode_shared(&frame, PAYLOAD_BYTES_MAX).unwrap();
         let inside = decoded.payload().as_ptr() as usize - frame.as_ptr() as usize;
         assert!(inside < frame.len());
         assert_eq!(decoded.payload(), message.payload());

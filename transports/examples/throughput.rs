@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         received.store(0, Ordering::Relaxed);
         let began = Instant::now();
         for _ in 0..total {
-            let message = Message::with_body(route.as_ref(), RouteRef::default(), payload.clone());
+            let message = Message::with_body(route.as_ref(), RouteRef::default(), &payload);
             sender.send(message).await?;
         }
         while received.load(Ordering::Relaxed) < total {

@@ -115,7 +115,8 @@ impl Asks {
         let mut answer = Some(message);
         let waker = self.with_slot(id, |slot| {
             let State::Waiting(waker) = &mut slot.state else { return None };
-            let message = answer.take_if(|message| message.flow().is_local() || slot.flow == message.flow())?;
+            let message =
+                answer.take_if(|message| message.flow().is_local() || slot.flow == message.flow())?;
             let waker = waker.take();
             slot.state = if message.is_report() {
                 State::Failed(reported(&message))

@@ -22,7 +22,9 @@ use crate::router::{Pending, Router, Target, Walk};
 
 /// Lanes of one ingress at once; with all in use further full targets count as slow.
 const LANES_MAX: usize = 64;
-/// Pauses for one target within this time count together.
+/// A pause up to here is the back-pressure of a target that keeps up, and is not counted.
+const PAUSE_SHORT: Duration = Duration::from_millis(2);
+/// Longer pauses for one target within this time count together.
 const PAUSE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Takes in what one connection or channel receives.
@@ -55,7 +57,8 @@ struct LaneState {
     waiting: VecDeque<Pending>,
     bytes: usize,
     slow: bool,
-    /// When the reader last began to be held up for this target, and for how long since.
+    /// When the reader last began to be held up for this target, and for how long since; short pauses do
+    /// not count.
     paused: Option<(Instant, Duration)>,
     /// The task that drains the lane has ended; the next message starts another.
     idle: bool,
@@ -225,7 +228,9 @@ impl Lane {
     }
 
     fn add_pause(&self, more: Duration) {
-        if let Some((_, paused)) = &mut self.state().paused {
+        if let Some((_, paused)) = &mut self.state().paused
+            && more > PAUSE_SHORT
+        {
             *paused += more;
         }
     }
