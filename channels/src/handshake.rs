@@ -62,7 +62,7 @@ pub struct HandshakeConfig {
     /// Bound into the prologue; equal at both ends, at most 256 bytes, normally empty.
     pub app: Vec<u8>,
     /// How patient the handshake and its channel are.
-    pub profile: Profile,
+    pub profile: Arc<Profile>,
     /// How the channel's records are padded.
     pub padding: Padding,
 }

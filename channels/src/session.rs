@@ -42,9 +42,8 @@ impl Session {
     pub(crate) fn new(start: SessionStart, confirmation: Confirmation) -> Self {
         let SessionStart { now, backend, algorithm, outgoing, incoming, binding, profile, role, padding } =
             start;
-        let pulse = Arc::new(Pulse::new(now));
-        let sealer =
-            Sealer::new(now, backend, algorithm, &outgoing, profile, role, padding, Arc::clone(&pulse));
+        let pulse = Arc::new(Pulse::new(now, profile));
+        let sealer = Sealer::new(now, backend, algorithm, &outgoing, role, padding, Arc::clone(&pulse));
         let opener = Opener::new(backend, algorithm, &incoming, pulse);
         Self { sealer, opener, binding, confirmation }
     }
@@ -58,7 +57,7 @@ pub(crate) struct SessionStart {
     pub(crate) outgoing: SharedSecret,
     pub(crate) incoming: SharedSecret,
     pub(crate) binding: Binding,
-    pub(crate) profile: Profile,
+    pub(crate) profile: Arc<Profile>,
     pub(crate) role: Role,
     pub(crate) padding: crate::record::Padding,
 }
@@ -105,16 +104,17 @@ impl fmt::Debug for Confirmation {
 }
 
 /// What the two directions tell each other: when something authentic was last heard, and whether the opener wants
-/// a new handshake.
+/// a new handshake; and the times that both keep.
 pub(crate) struct Pulse {
     /// Milliseconds of [`Now::mono`].
     heard: AtomicU64,
-    rehandshake: AtomicBool,
+    renewal: AtomicBool,
+    profile: Arc<Profile>,
 }
 
 impl Pulse {
-    fn new(now: Now) -> Self {
-        Self { heard: AtomicU64::new(millis(now.mono)), rehandshake: AtomicBool::new(false) }
+    fn new(now: Now, profile: Arc<Profile>) -> Self {
+        Self { heard: AtomicU64::new(millis(now.mono)), renewal: AtomicBool::new(false), profile }
     }
 
     /// Relaxed: a timer that sees an old value only fires and looks again.
@@ -126,16 +126,16 @@ impl Pulse {
         Duration::from_millis(self.heard.load(Ordering::Relaxed))
     }
 
-    fn ask_rehandshake(&self) {
-        self.rehandshake.store(true, Ordering::Relaxed);
+    fn want_renewal(&self) {
+        self.renewal.store(true, Ordering::Relaxed);
     }
 
-    fn wants_rehandshake(&self) -> bool {
-        self.rehandshake.load(Ordering::Relaxed)
+    fn wants_renewal(&self) -> bool {
+        self.renewal.load(Ordering::Relaxed)
     }
 
-    fn forget_rehandshake(&self) {
-        self.rehandshake.store(false, Ordering::Relaxed);
+    fn forget_renewal(&self) {
+        self.renewal.store(false, Ordering::Relaxed);
     }
 }
 
@@ -174,7 +174,7 @@ mod tests {
             outgoing: SharedSecret::new(&[outgoing; 32]),
             incoming: SharedSecret::new(&[incoming; 32]),
             binding: Binding::derive(&k1, &k2, &[5; 32], &ours, &theirs),
-            profile: Profile::Live,
+            profile: Arc::default(),
             role,
             padding: Padding::None,
         };
@@ -282,10 +282,10 @@ mod tests {
         assert_eq!(ReplayWindow::WIDTH, 1984);
         assert_eq!(Sequence::new(65_535).epoch(), 0);
         assert_eq!(Sequence::new(65_536).epoch(), 1);
-        let pulse = Pulse::new(now(3));
+        let pulse = Pulse::new(now(3), Arc::default());
         assert_eq!(pulse.heard(), Duration::from_secs(3));
-        assert!(!pulse.wants_rehandshake());
-        pulse.ask_rehandshake();
-        assert!(pulse.wants_rehandshake());
+        assert!(!pulse.wants_renewal());
+        pulse.want_renewal();
+        assert!(pulse.wants_renewal());
     }
 }

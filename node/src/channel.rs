@@ -139,6 +139,7 @@ pub(crate) struct Channels {
     /// Set when a history was learned that is not stored yet.
     pub(crate) learned: AtomicBool,
     limits: ChannelLimits,
+    profile: Arc<Profile>,
     open: Mutex<HashMap<u128, Kept>>,
     responders: Mutex<JoinSet<()>>,
 }
@@ -269,6 +270,7 @@ impl Channels {
             vault,
             known: Arc::new(RwLock::new(known)),
             learned: AtomicBool::new(false),
+            profile: Arc::new(limits.profile.clone()),
             limits,
             open: Mutex::default(),
             responders: Mutex::default(),
@@ -364,7 +366,7 @@ impl Channels {
             known: Arc::clone(&self.known),
             backend: options.backend,
             app: options.app.clone(),
-            profile: Profile::Live,
+            profile: Arc::clone(&self.profile),
             padding: options.padding,
         })
     }

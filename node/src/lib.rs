@@ -20,7 +20,7 @@ pub use channel::{Channel, ChannelListener, ChannelOptions, Identity, Peer};
 #[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
 #[cfg(feature = "channels")]
-pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Suite};
+pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Suite};
 #[cfg(feature = "channels")]
 pub use onward_keys::{Backend, KeyError, SoftwareVault, Vault};
 

@@ -170,7 +170,7 @@ impl Session {
                 Due::KeepAlive => {
                     self.send_control(router, |sealer, out| sealer.seal_empty(now, FrameType::KeepAlive, out))
                 }
-                Due::AskRehandshake | Due::SoftAge => {
+                Due::Renew => {
                     self.send_control(router, |sealer, out| {
                         sealer.seal_empty(now, FrameType::Rehandshake, out)
                     });

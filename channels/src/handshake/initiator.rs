@@ -105,7 +105,7 @@ impl Initiator {
             return Err(ChannelError::Misuse("a channel to oneself"));
         }
         let mut initiator = Self {
-            deadline: now.mono + config.profile.handshake(),
+            deadline: now.mono + config.profile.handshake,
             config,
             mode,
             suite,
@@ -234,7 +234,7 @@ impl Initiator {
             binding: Binding::derive(&split.k1, &split.k2, &split.hash, identifier, &peer.identifier()),
             outgoing: split.k1,
             incoming: split.k2,
-            profile: self.config.profile,
+            profile: Arc::clone(&self.config.profile),
             role: Role::Initiator,
             padding: self.config.padding,
         };

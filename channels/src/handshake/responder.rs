@@ -58,7 +58,7 @@ impl Responder {
         let ephemeral = *first.first_chunk()?;
         let agree = Output::Agree { key: config.local.static_key, peer: ephemeral };
         Some(Self {
-            deadline: now.mono + config.profile.handshake(),
+            deadline: now.mono + config.profile.handshake,
             config,
             terms,
             state: State::Agreeing {
@@ -177,7 +177,7 @@ impl Responder {
             binding: Binding::derive(&split.k1, &split.k2, &split.hash, &peer.identifier(), identifier),
             outgoing: split.k2,
             incoming: split.k1,
-            profile: self.config.profile,
+            profile: Arc::clone(&self.config.profile),
             role: Role::Responder,
             padding: self.config.padding,
         };

@@ -101,7 +101,7 @@ impl Party {
             // Deterministic: the accelerated KEM has randomness of its own.
             backend: Backend::Portable,
             app: Vec::new(),
-            profile: Profile::Live,
+            profile: Arc::new(Profile::live()),
             padding: Padding::None,
         }
     }

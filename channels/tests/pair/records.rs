@@ -316,9 +316,9 @@ fn timers_fire_in_their_order() {
     seal(second(100), &mut alice, b"x");
     assert_eq!(alice.sealer.due(second(174)), None);
     seal(second(190), &mut alice, b"x");
-    assert_eq!(alice.sealer.due(second(195)), Some(Due::AskRehandshake));
+    assert_eq!(alice.sealer.due(second(195)), Some(Due::Renew));
     assert_eq!(alice.sealer.due(second(196)), None, "once in 30 s");
-    assert_eq!(alice.sealer.due(second(225)), Some(Due::AskRehandshake));
+    assert_eq!(alice.sealer.due(second(225)), Some(Due::Renew));
     assert_eq!(alice.sealer.due(second(300)), Some(Due::Close(CloseCode::Idle)));
     // What is heard moves the idle time.
     let back = seal(second(290), &mut bob, b"x");
@@ -342,9 +342,12 @@ fn ages_call_for_a_new_handshake_and_then_close() {
         assert_eq!(alice.sealer.due(now), None);
     }
     let now = hear(&mut alice, 3600);
-    assert_eq!(alice.sealer.due(now), Some(Due::SoftAge));
-    assert_eq!(alice.sealer.due(now), None, "once");
+    assert_eq!(alice.sealer.due(now), Some(Due::Renew));
+    assert_eq!(alice.sealer.due(now), None, "once in 30 s");
+    let now = hear(&mut alice, 3630);
+    assert_eq!(alice.sealer.due(now), Some(Due::Renew), "until it is replaced");
     let now = hear(&mut alice, 7199);
+    assert_eq!(alice.sealer.due(now), Some(Due::Renew));
     assert_eq!(alice.sealer.due(now), None);
     let now = hear(&mut alice, 7200);
     assert_eq!(alice.sealer.due(now), Some(Due::Close(CloseCode::Lifetime)));
@@ -365,7 +368,7 @@ fn sixteen_records_too_far_ahead_ask_for_a_new_handshake() {
     for count in 0..15 {
         assert!(open(at(6_000 + count), &mut bob, &far).is_err());
     }
-    assert_eq!(bob.sealer.due(at(6_100)), Some(Due::AskRehandshake));
+    assert_eq!(bob.sealer.due(at(6_100)), Some(Due::Renew));
     assert_eq!(bob.sealer.due(at(6_200)), None);
     open(at(6_200), &mut bob, &record).unwrap();
 }
