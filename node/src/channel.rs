@@ -28,7 +28,8 @@ use tokio::task::JoinSet;
 
 use crate::error::NodeError;
 use crate::limits::ChannelLimits;
-use crate::secure::{Arrived, Encryptor, Opened, Session};
+use crate::line::{Carrier, Intent, Line, Offered, may_return};
+use crate::secure::{Arrived, Encryptor, Opened, Session, Tick};
 
 /// How often the node looks after its channels' timers.
 const TICK: Duration = Duration::from_secs(1);
@@ -140,34 +141,29 @@ pub(crate) struct Channels {
     pub(crate) learned: AtomicBool,
     limits: ChannelLimits,
     profile: Arc<Profile>,
-    open: Mutex<HashMap<u128, Kept>>,
-    responders: Mutex<JoinSet<()>>,
-}
-
-/// A channel the node looks after, and where it came from.
-struct Kept {
-    session: Arc<Session>,
-    accepted: Option<(Arc<Accepting>, HandshakeId)>,
+    lines: Mutex<HashMap<u128, Arc<Line>>>,
+    /// Handshakes: those of responders, and those that renew a channel.
+    handshakes: Mutex<JoinSet<()>>,
 }
 
 /// A channel to a peer. Dropping the handle leaves the channel open.
 #[derive(Clone)]
 pub struct Channel {
     channels: Arc<Channels>,
-    session: Arc<Session>,
+    line: Arc<Line>,
 }
 
 impl Channel {
     /// The identity at the other end.
     #[must_use]
     pub fn peer(&self) -> Identifier {
-        self.session.peer().unwrap_or(Identifier::from_bytes([0; 32]))
+        self.line.peer
     }
 
     /// The address that messages through the channel go to first.
     #[must_use]
     pub fn address(&self) -> &Address {
-        self.session.encryptor().unwrap_or_else(|| unreachable!("a handle exists only for an open channel"))
+        &self.line.encryptor
     }
 
     /// The route to `inner` at the other end of the channel.
@@ -183,7 +179,7 @@ impl Channel {
     /// The flow of what the peer sends through the channel.
     #[must_use]
     pub fn flow(&self) -> FlowId {
-        self.session.flow().unwrap_or_default()
+        self.line.flow
     }
 
     /// Lets the peer reach a worker of this node through the channel.
@@ -199,15 +195,21 @@ impl Channel {
             .map_err(|_| NodeError::SecureOnly(worker))
     }
 
+    /// How often it was renewed: another handshake's keys and session took over, under the same address.
+    #[must_use]
+    pub fn renewals(&self) -> u64 {
+        self.line.moves()
+    }
+
     /// Whether the channel is over.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.session.is_closed()
+        self.line.is_closed()
     }
 
     /// Tells the peer and ends the channel; requests that wait for an answer through it fail.
     pub fn close(&self) {
-        self.channels.close(&self.session, CloseCode::Normal);
+        self.channels.close(&self.line, CloseCode::Normal);
     }
 }
 
@@ -272,8 +274,8 @@ impl Channels {
             learned: AtomicBool::new(false),
             profile: Arc::new(limits.profile.clone()),
             limits,
-            open: Mutex::default(),
-            responders: Mutex::default(),
+            lines: Mutex::default(),
+            handshakes: Mutex::default(),
         })
     }
 
@@ -283,27 +285,54 @@ impl Channels {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let sessions: Vec<_> = self.open().values().map(|kept| Arc::clone(&kept.session)).collect();
-            for session in sessions {
-                if let Some(code) = session.tick(&self.router) {
-                    self.close(&session, code);
+            let lines: Vec<_> = self.lines().values().cloned().collect();
+            for line in lines {
+                self.look_after(&line);
+            }
+            while self.handshakes().try_join_next().is_some() {}
+        }
+    }
+
+    /// Does what the timers of one channel call for.
+    fn look_after(self: &Arc<Self>, line: &Arc<Line>) {
+        let session = line.session();
+        match session.tick(&self.router) {
+            None => {}
+            Some(Tick::Renew) => self.renew(line),
+            Some(Tick::Close(code)) => return self.close(line, code),
+            Some(Tick::Ended(code)) => {
+                if line.intent.is_none() || !may_return(code) {
+                    return self.close(line, code);
+                }
+                match line.tries_again(self.router.now(), self.profile.renew_again, self.profile.idle) {
+                    None => return self.close(line, code),
+                    Some(false) => {}
+                    Some(true) => self.renew(line),
                 }
             }
-            while self.responders().try_join_next().is_some() {}
+        }
+        if let Some(next) = line.take_used() {
+            self.move_line(line, next);
+        }
+        if line.is_unheard() {
+            line.session().announce(&self.router);
+        }
+        for carrier in line.drained(self.router.now()) {
+            self.end(&carrier, CloseCode::Lifetime);
         }
     }
 
     /// Channels that are open now.
     pub(crate) fn count(&self) -> usize {
-        self.open().len()
+        self.lines().len()
     }
 
     pub(crate) fn close_all(&self) {
-        let sessions: Vec<_> = self.open().values().map(|kept| Arc::clone(&kept.session)).collect();
-        for session in sessions {
-            self.close(&session, CloseCode::Normal);
+        let lines: Vec<_> = self.lines().values().cloned().collect();
+        for line in lines {
+            self.close(&line, CloseCode::Shutdown);
         }
-        self.responders().abort_all();
+        self.handshakes().abort_all();
     }
 
     /// Opens a channel along `route`, whose last address is the peer's channel listener.
@@ -321,17 +350,86 @@ impl Channels {
             Peer::Identity(identifier) => (Some(identifier), Trust::pinned([identifier])),
             Peer::Any(trust) => (None, trust),
         };
-        let config = self.config(identity, trust, &options);
+        let intent = Intent { identity: identity.clone(), route, trust: Arc::new(trust), options };
+        let (session, finished) = self.initiate(&intent, to).await?;
+        let line = self.establish(session, finished, Some(intent), None).await;
+        Ok(Channel { channels: Arc::clone(self), line })
+    }
+
+    /// Runs the handshake of an initiator.
+    async fn initiate(
+        &self,
+        intent: &Intent,
+        to: Option<Identifier>,
+    ) -> Result<(Arc<Session>, Finished), NodeError> {
+        let Intent { identity, route, trust, options } = intent;
+        let config = self.config(identity, Arc::clone(trust), options);
         let now = now(&self.router);
         let initiator = Initiator::new(now, config, options.mode, options.suite, to, self.seed()?)?;
         let (session, inbox) = self.new_session();
         let guard = Unfinished { channels: self, session: &session };
-        let driver =
-            Driver { channels: self, session: &session, way: Path::Initiator { route, peer: None }, inbox };
-        let established = driver.run(Handshake::Initiator(Box::new(initiator))).await?;
+        let way = Path::Initiator { route: route.clone(), peer: None };
+        let driver = Driver { channels: self, session: &session, way, inbox };
+        let finished = driver.run(Handshake::Initiator(Box::new(initiator))).await?;
         std::mem::forget(guard);
-        self.establish(&session, established, None).await;
-        Ok(Channel { channels: Arc::clone(self), session })
+        Ok((session, finished))
+    }
+
+    /// Starts the handshake for a line's next session, unless one runs already.
+    fn renew(self: &Arc<Self>, line: &Arc<Line>) {
+        if !line.begin_renewal() {
+            return;
+        }
+        let (channels, line) = (Arc::clone(self), Arc::clone(line));
+        self.handshakes().spawn(async move {
+            if let Some(intent) = &line.intent {
+                match channels.initiate(intent, Some(line.peer)).await {
+                    Ok((session, finished)) => channels.succeed(&line, session, finished).await,
+                    Err(error) => tracing::debug!(%error, "a channel was not renewed"),
+                }
+            }
+            line.end_renewal();
+        });
+    }
+
+    /// Gives a line the session that this end began for it, if it may have it.
+    ///
+    /// A channel that is alive is replaced only by one whose ends both know it; one that is lost is opened again, as
+    /// its opener would, and what was asked through it fails.
+    async fn succeed(&self, line: &Arc<Line>, session: Arc<Session>, finished: Finished) {
+        let Finished { established, onward } = finished;
+        let Established { session: records, peer, early } = *established;
+        let is_proved = false;
+        if !is_proved && !line.session().is_lost(&self.router) {
+            tracing::warn!(peer = %line.peer, "a channel was not renewed: its peer does not know it");
+            return self.forget(&session);
+        }
+        let opened = Opened {
+            flow: line.flow,
+            peer: peer.identifier(),
+            encryptor: line.encryptor.clone(),
+            onward,
+            session: records,
+        };
+        session.open(opened);
+        if !is_proved {
+            self.router.flow_lost(line.flow, false);
+            tracing::info!(peer = %line.peer, "a lost channel was opened again");
+        }
+        self.move_line(line, Carrier { session: Arc::clone(&session), accepted: None });
+        session.receive_early(&self.router, early).await;
+    }
+
+    /// Has a line's messages sealed by another session from now on.
+    fn move_line(&self, line: &Line, carrier: Carrier) {
+        let session = Arc::clone(&carrier.session);
+        match line.move_to(carrier.clone(), self.router.now() + self.profile.drain) {
+            Offered::Closed => self.end(&carrier, CloseCode::Normal),
+            Offered::Moved => {
+                self.router.replace_step(&line.encryptor, Arc::new(Encryptor(Arc::clone(&session))));
+                session.announce(&self.router);
+            }
+        }
     }
 
     /// Accepts channels at the worker address `address`.
@@ -342,7 +440,7 @@ impl Channels {
         trust: Trust,
         options: &ChannelOptions,
     ) -> Result<ChannelListener, NodeError> {
-        let config = self.config(identity, trust, options);
+        let config = self.config(identity, Arc::new(trust), options);
         let handshakes = Handshakes::new(config, self.limits.listener.clone())?;
         let inside = FlowId::from_number(self.router.random());
         self.router.reach_mut().open_flow(inside, FlowKind::Channel, None);
@@ -357,12 +455,17 @@ impl Channels {
         Ok(ChannelListener { accepting })
     }
 
-    fn config(&self, identity: &Identity, trust: Trust, options: &ChannelOptions) -> Arc<HandshakeConfig> {
+    fn config(
+        &self,
+        identity: &Identity,
+        trust: Arc<Trust>,
+        options: &ChannelOptions,
+    ) -> Arc<HandshakeConfig> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         trust.pins().for_each(|identifier| known.pin(*identifier));
         Arc::new(HandshakeConfig {
             local: Arc::clone(&identity.local),
-            trust: Arc::new(trust),
+            trust,
             known: Arc::clone(&self.known),
             backend: options.backend,
             app: options.app.clone(),
@@ -383,47 +486,50 @@ impl Channels {
 
     /// Makes a finished handshake a channel.
     async fn establish(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
+        &self,
+        session: Arc<Session>,
         finished: Finished,
+        intent: Option<Intent>,
         accepted: Option<(Arc<Accepting>, HandshakeId)>,
-    ) {
+    ) -> Arc<Line> {
         let Finished { established, onward } = finished;
         let Established { session: records, peer, early } = *established;
         let flow = FlowId::from_number(self.router.random());
-        let encryptor_id = self.router.random();
-        let encryptor = Address::random(encryptor_id);
+        let id = self.router.random();
         let parent = accepted.as_ref().map(|(accepting, _)| accepting.inside);
         {
             let mut reach = self.router.reach_mut();
             reach.open_flow(flow, FlowKind::Channel, parent);
-            reach.set_egress(flow, encryptor_id);
+            reach.set_egress(flow, id);
         }
-        session.open(Opened {
-            flow,
-            peer: peer.identifier(),
-            encryptor: encryptor.clone(),
-            onward,
-            session: records,
-        });
-        let _ = self.router.add_step(&encryptor, Arc::new(Encryptor(Arc::clone(session))));
-        self.open().insert(session.id, Kept { session: Arc::clone(session), accepted });
+        let carrier = Carrier { session: Arc::clone(&session), accepted };
+        let line = Line::new(id, peer.identifier(), flow, intent, carrier);
+        let encryptor = line.encryptor.clone();
+        session.open(Opened { flow, peer: line.peer, encryptor, onward, session: records });
+        let _ = self.router.add_step(&line.encryptor, Arc::new(Encryptor(Arc::clone(&session))));
+        self.lines().insert(id, Arc::clone(&line));
         self.learned.store(true, Ordering::Relaxed);
         session.receive_early(&self.router, early).await;
+        line
     }
 
     /// Ends a channel and forgets it.
-    fn close(&self, session: &Arc<Session>, code: CloseCode) {
-        session.send_close(&self.router, code);
-        self.forget(session);
-        if let Some(encryptor) = session.encryptor() {
-            self.router.remove(encryptor);
+    fn close(&self, line: &Line, code: CloseCode) {
+        for carrier in line.close() {
+            carrier.session.close(&self.router, code);
+            self.end(&carrier, code);
         }
-        if let Some(flow) = session.flow() {
-            self.router.flow_lost(flow, true);
-        }
-        if let Some(Kept { accepted: Some((accepting, id)), .. }) = self.open().remove(&session.id) {
-            accepting.handshakes().ended(id);
+        self.router.remove(&line.encryptor);
+        self.router.flow_lost(line.flow, true);
+        self.lines().remove(&line.id);
+    }
+
+    /// Wipes a session and forgets it; its peer is told nothing.
+    fn end(&self, carrier: &Carrier, code: CloseCode) {
+        carrier.session.wipe(code);
+        self.forget(&carrier.session);
+        if let Some((accepting, id)) = &carrier.accepted {
+            accepting.handshakes().ended(*id);
         }
     }
 
@@ -440,12 +546,12 @@ impl Channels {
         Ok(seed)
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<u128, Kept>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lines(&self) -> MutexGuard<'_, HashMap<u128, Arc<Line>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn responders(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.responders.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handshakes(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The histories learned so far, to be stored.
@@ -467,7 +573,7 @@ impl Drop for Unfinished<'_> {
 }
 
 /// A channel listener.
-struct Accepting {
+pub(crate) struct Accepting {
     channels: Arc<Channels>,
     address: Address,
     /// The parent flow of all channels accepted here: what it exposes, they do.
@@ -496,7 +602,7 @@ impl Accepting {
         let (accepting, driven) = (Arc::clone(self), Arc::clone(&session));
         // The entry is made before the task may remove it.
         let mut running = self.running();
-        let task = self.channels.responders().spawn(async move {
+        let task = self.channels.handshakes().spawn(async move {
             let channels = Arc::clone(&accepting.channels);
             let guard = Unfinished { channels: &channels, session: &driven };
             let driver =
@@ -507,7 +613,7 @@ impl Accepting {
                 Ok(finished) => {
                     std::mem::forget(guard);
                     accepting.handshakes().established(id);
-                    channels.establish(&driven, finished, Some((accepting, id))).await;
+                    channels.establish(driven, finished, None, Some((accepting, id))).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a handshake failed");

@@ -10,6 +10,8 @@
 mod channel;
 mod error;
 mod limits;
+#[cfg(feature = "channels")]
+mod line;
 mod node;
 #[cfg(feature = "channels")]
 mod secure;

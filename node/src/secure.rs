@@ -36,7 +36,21 @@ pub(crate) struct Session {
     /// Where the handshake's driver waits for packets, until the channel is ready.
     inbox: Mutex<Option<mpsc::Sender<Arrived>>>,
     ready: OnceLock<Ready>,
-    closed: AtomicBool,
+    /// Why it is over, once it is.
+    ended: OnceLock<CloseCode>,
+    /// Another session carries the channel: the end of this one is not the channel's.
+    replaced: AtomicBool,
+}
+
+/// What a session's timers call for, or its peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Tick {
+    /// This end, the initiator, starts a new handshake.
+    Renew,
+    /// Close it with this code.
+    Close(CloseCode),
+    /// It is over, and this is why.
+    Ended(CloseCode),
 }
 
 /// What an established channel consists of.
@@ -46,8 +60,10 @@ struct Ready {
     flow: FlowId,
     peer: Identifier,
     encryptor: Address,
-    sealing: Mutex<Sealing>,
-    opening: Mutex<Opening>,
+    /// `None` once the session is over: its keys are wiped.
+    sealing: Mutex<Option<Sealing>>,
+    /// As `sealing`; locked before it where both are.
+    opening: Mutex<Option<Opening>>,
 }
 
 struct Sealing {
@@ -62,6 +78,8 @@ struct Opening {
     reassembly: Option<Box<Reassembly>>,
     binding: Binding,
     confirmation: Confirmation,
+    /// The peer has sent more than what belongs to the handshake.
+    used: bool,
 }
 
 /// The way records leave: the route to the peer's session, and the egress at its beginning.
@@ -88,8 +106,8 @@ enum Received {
     Message(Message),
     /// Nothing for anybody.
     Nothing,
-    /// The peer closed the channel.
-    Closed,
+    /// The peer closed the session.
+    Closed(CloseCode),
 }
 
 impl Session {
@@ -98,7 +116,8 @@ impl Session {
             id,
             inbox: Mutex::new(Some(inbox)),
             ready: OnceLock::new(),
-            closed: AtomicBool::new(false),
+            ended: OnceLock::new(),
+            replaced: AtomicBool::new(false),
         })
     }
 
@@ -113,27 +132,58 @@ impl Session {
             flow,
             peer,
             encryptor,
-            sealing: Mutex::new(Sealing { sealer, way, follows }),
-            opening: Mutex::new(Opening { opener, reassembly: None, binding, confirmation }),
+            sealing: Mutex::new(Some(Sealing { sealer, way, follows })),
+            opening: Mutex::new(Some(Opening {
+                opener,
+                reassembly: None,
+                binding,
+                confirmation,
+                used: false,
+            })),
         };
         let _ = self.ready.set(ready);
         *lock(&self.inbox) = None;
     }
 
-    pub(crate) fn peer(&self) -> Option<Identifier> {
-        self.ready.get().map(|ready| ready.peer)
+    /// Whether it is ready and has this `hs_id`.
+    pub(crate) fn is(&self, hs_id: &[u8; 32]) -> bool {
+        self.with_opening(|opening| opening.binding.id() == hs_id)
     }
 
-    pub(crate) fn flow(&self) -> Option<FlowId> {
-        self.ready.get().map(|ready| ready.flow)
+    /// Whether the peer has sent anything by it since it is ready.
+    pub(crate) fn was_used(&self) -> bool {
+        self.with_opening(|opening| opening.used)
     }
 
-    pub(crate) fn encryptor(&self) -> Option<&Address> {
-        self.ready.get().map(|ready| &ready.encryptor)
+    fn with_opening(&self, holds: impl FnOnce(&Opening) -> bool) -> bool {
+        self.ready.get().is_some_and(|ready| lock(&ready.opening).as_ref().is_some_and(holds))
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
+    /// Whether this end has reason to think that the peer lost the session: it is over, or nothing answers.
+    pub(crate) fn is_lost(&self, router: &Router) -> bool {
+        let now = now(router);
+        let is_unanswered = |ready: &Ready| {
+            lock(&ready.sealing).as_ref().is_none_or(|sealing| sealing.sealer.is_unanswered(now))
+        };
+        self.is_over() || self.ready.get().is_some_and(is_unanswered)
+    }
+
+    /// Another session carries the channel from now on; this one only opens what is under way.
+    pub(crate) fn replace(&self) {
+        self.replaced.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends it and wipes its keys; nothing is sent.
+    pub(crate) fn wipe(&self, code: CloseCode) {
+        let _ = self.ended.set(code);
+        if let Some(ready) = self.ready.get() {
+            *lock(&ready.opening) = None;
+            *lock(&ready.sealing) = None;
+        }
     }
 
     /// Opens records that came while the handshake ran, and hands their messages on.
@@ -147,15 +197,14 @@ impl Session {
         }
     }
 
-    /// Does what the channel's timers call for; `Some` when the channel is over.
-    pub(crate) fn tick(self: &Arc<Self>, router: &Arc<Router>) -> Option<CloseCode> {
+    /// Does what the session's timers call for; the rest is its channel's.
+    pub(crate) fn tick(&self, router: &Arc<Router>) -> Option<Tick> {
         let ready = self.ready.get()?;
-        if self.is_closed() {
-            return Some(CloseCode::Normal);
+        if let Some(code) = self.ended.get() {
+            return Some(Tick::Ended(*code));
         }
         let now = now(router);
-        {
-            let mut opening = lock(&ready.opening);
+        if let Some(opening) = &mut *lock(&ready.opening) {
             opening.opener.erase_expired(now);
             if let Some(reassembly) = &mut opening.reassembly {
                 reassembly.expire(now);
@@ -165,27 +214,34 @@ impl Session {
             }
         }
         loop {
-            let due = lock(&ready.sealing).sealer.due(now)?;
-            match due {
-                Due::KeepAlive => {
-                    self.send_control(router, |sealer, out| sealer.seal_empty(now, FrameType::KeepAlive, out))
-                }
-                Due::Renew => {
-                    self.send_control(router, |sealer, out| {
-                        sealer.seal_empty(now, FrameType::Rehandshake, out)
-                    });
-                }
-                Due::Close(code) => return Some(code),
-            }
+            let due = {
+                let mut sealing = lock(&ready.sealing);
+                let sealer = &mut sealing.as_mut()?.sealer;
+                (sealer.due(now)?, sealer.role())
+            };
+            let frame_type = match due {
+                (Due::Close(code), _) => return Some(Tick::Close(code)),
+                (Due::Renew, Role::Initiator) => return Some(Tick::Renew),
+                (Due::Renew, Role::Responder) => FrameType::Rehandshake,
+                (Due::KeepAlive, _) => FrameType::KeepAlive,
+            };
+            self.send_control(router, |sealer, out| sealer.seal_empty(now, frame_type, out));
         }
     }
 
-    /// Tells the peer that the channel is over.
-    pub(crate) fn send_close(self: &Arc<Self>, router: &Arc<Router>, code: CloseCode) {
-        if !self.closed.swap(true, Ordering::Relaxed) {
+    /// Lets the peer hear that this end uses the session.
+    pub(crate) fn announce(&self, router: &Arc<Router>) {
+        let now = now(router);
+        self.send_control(router, |sealer, out| sealer.seal_empty(now, FrameType::KeepAlive, out));
+    }
+
+    /// Tells the peer that the session is over, and wipes its keys.
+    pub(crate) fn close(&self, router: &Arc<Router>, code: CloseCode) {
+        if self.ended.set(code).is_ok() {
             let now = now(router);
             self.send_control(router, |sealer, out| sealer.seal_close(now, code, out));
         }
+        self.wipe(code);
     }
 
     /// Seals a frame of the channel's own and sends it if there is room; the peer has timers of its own.
@@ -203,12 +259,11 @@ impl Session {
     fn confirm_if(&self, router: &Arc<Router>, wanted: impl FnOnce(&Confirmation) -> bool) {
         let Some(ready) = self.ready.get() else { return };
         let now = now(router);
-        let message = {
-            let opening = lock(&ready.opening);
-            if !wanted(&opening.confirmation) {
-                return;
+        let message = match &*lock(&ready.opening) {
+            Some(opening) if wanted(&opening.confirmation) => {
+                ready.control(|sealer, out| sealer.seal_confirm(now, &opening.binding, out))
             }
-            ready.control(|sealer, out| sealer.seal_confirm(now, &opening.binding, out))
+            _ => return,
         };
         if let Some(Err(error)) = message.map(|message| router.try_send(message)) {
             tracing::debug!(%error, "a confirmation was not sent");
@@ -225,11 +280,10 @@ impl Session {
     /// Seals one message and hands it to the connection; see [`Step::step`].
     fn seal(&self, router: &Arc<Router>, mut message: Message, charge: Option<Charge>) -> Next {
         let Some(ready) = self.ready.get() else { return Next::Refused(ErrorCode::Unreachable, message) };
-        if self.is_closed() {
-            return Next::Refused(ErrorCode::Unreachable, message);
-        }
         let mut sealing = lock(&ready.sealing);
-        let Sealing { sealer, way, .. } = &mut *sealing;
+        let Some(Sealing { sealer, way, .. }) = &mut *sealing else {
+            return Next::Refused(ErrorCode::Unreachable, message);
+        };
         way.find_sink(router, self.id);
         let Some(step) = way.sink.clone() else {
             return self.seal_for_steps(router, ready, sealer, way, message);
@@ -401,7 +455,7 @@ enum Record {
     Data(Range<usize>),
     /// A message that came in pieces.
     Whole(Vec<u8>),
-    Close,
+    Close(CloseCode),
     Nothing,
 }
 
@@ -412,6 +466,7 @@ impl Ready {
         seal: impl FnOnce(&mut Sealer, &mut Vec<u8>) -> Result<T, ChannelError>,
     ) -> Option<Message> {
         let mut sealing = lock(&self.sealing);
+        let sealing = sealing.as_mut()?;
         let mut record = Vec::new();
         seal(&mut sealing.sealer, &mut record).ok()?;
         Some(sealing.way.message(self.id, record))
@@ -421,9 +476,10 @@ impl Ready {
     fn open(&self, router: &Arc<Router>, record: &mut [u8], ret: Option<&Route>) -> Record {
         let now = now(router);
         let mut opening = lock(&self.opening);
-        let Opening { opener, reassembly, .. } = &mut *opening;
+        let Some(Opening { opener, reassembly, used, .. }) = &mut *opening else { return Record::Nothing };
         let Ok(frame) = opener.open_in_place(now, record) else { return Record::Nothing };
         let newest = frame.newest;
+        *used |= !matches!(frame.content, Content::Confirm(_));
         let opened = match frame.content {
             Content::Data(encoded) => Record::Data(HEAD_ROOM..HEAD_ROOM + encoded.len()),
             Content::Fragment(fragment) => {
@@ -433,7 +489,11 @@ impl Ready {
                     _ => Record::Nothing,
                 }
             }
-            Content::Close { .. } => Record::Close,
+            Content::Close { code, .. } => Record::Close(code),
+            Content::Rehandshake => {
+                self.want_renewal();
+                Record::Nothing
+            }
             _ => Record::Nothing,
         };
         drop(opening);
@@ -472,7 +532,7 @@ impl Ready {
                 let whole = Bytes::from(whole);
                 self.take_in(router, Message::decode_shared(&whole, router.limits().payload_bytes, None))
             }
-            Record::Close => Received::Closed,
+            Record::Close(code) => Received::Closed(code),
             Record::Data(_) | Record::Nothing => Received::Nothing,
         }
     }
@@ -497,11 +557,21 @@ impl Ready {
     ///
     /// Which flows a session is reachable by was checked before the record came here.
     fn follow(&self, ret: &Route) {
-        let mut sealing = lock(&self.sealing);
-        if !sealing.follows || ret.is_empty() || sealing.way.onward == *ret {
-            return;
+        if let Some(Sealing { way, follows: true, .. }) = &mut *lock(&self.sealing)
+            && !ret.is_empty()
+            && way.onward != *ret
+        {
+            *way = Way::new(ret.clone(), self.id);
         }
-        sealing.way = Way::new(ret.clone(), self.id);
+    }
+
+    /// The peer asks for a new handshake, which only an initiator starts.
+    fn want_renewal(&self) {
+        if let Some(Sealing { sealer, .. }) = &*lock(&self.sealing)
+            && sealer.role() == Role::Initiator
+        {
+            sealer.want_renewal();
+        }
     }
 }
 
@@ -518,10 +588,11 @@ impl Step for Session {
             return Next::Done(Some(message));
         }
         // Only the responder follows, and only then is the way back worth copying.
-        let ret = {
-            let sealing = lock(&ready.sealing);
-            let moved = sealing.follows && sealing.way.onward.as_ref() != message.ret();
-            moved.then(|| message.ret().to_owned())
+        let ret = match &*lock(&ready.sealing) {
+            Some(Sealing { way, follows: true, .. }) if way.onward.as_ref() != message.ret() => {
+                Some(message.ret().to_owned())
+            }
+            _ => None,
         };
         let received = match message.take_body() {
             Some(body) => ready.receive_shared(router, body, ret.as_ref()),
@@ -536,9 +607,11 @@ impl Step for Session {
                 Next::Forward(inner)
             }
             Received::Nothing => Next::Done(Some(message)),
-            Received::Closed => {
-                self.closed.store(true, Ordering::Relaxed);
-                router.flow_lost(ready.flow, false);
+            Received::Closed(code) => {
+                self.wipe(code);
+                if !self.replaced.load(Ordering::Relaxed) {
+                    router.flow_lost(ready.flow, false);
+                }
                 Next::Done(Some(message))
             }
         }
@@ -557,8 +630,8 @@ impl Step for Encryptor {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("peer", &self.peer())
-            .field("closed", &self.is_closed())
+            .field("peer", &self.ready.get().map(|ready| ready.peer))
+            .field("over", &self.is_over())
             .finish_non_exhaustive()
     }
 }

@@ -315,6 +315,16 @@ impl Router {
         self.add(address, Target::Step(step))
     }
 
+    /// Puts a step in the place of the one at `address`, if there is one; messages that wait for room at the old
+    /// one still go to it.
+    pub fn replace_step(&self, address: &Address, step: Arc<dyn Step>) -> bool {
+        let Some(mut entry) = self.directory.get_mut(address) else { return false };
+        *entry = Target::Step(step);
+        drop(entry);
+        self.generation.fetch_add(1, Ordering::Release);
+        true
+    }
+
     pub(crate) fn add(&self, address: &Address, target: Target) -> Result<(), StartError> {
         match self.directory.entry(address.clone()) {
             Place::Occupied(_) => Err(StartError::Taken(address.clone())),
