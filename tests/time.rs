@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use onward::{
-    AskError, Channel, Echo, Identifier, Identity, Limits, Listener, Node, NodeRoute, Peer, Profile, Raw,
-    Trust,
+    AskError, Channel, Echo, HandshakeFailure, Identifier, Identity, IdentityError, Limits, Listener, Node,
+    NodeError, NodeRoute, Peer, Profile, Raw, Trust,
 };
 
 const DRAIN: Duration = Duration::from_secs(2);
@@ -106,7 +106,24 @@ async fn a_channel_outlives_a_restart_of_its_listener() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_channel_that_its_peer_closes_stays_closed() {
+async fn a_channel_outlives_a_listener_that_died_without_a_word() {
+    let home = tempfile::tempdir().unwrap();
+    let client = Node::builder("client").limits(steady()).start().await.unwrap();
+    let alice = client.create_identity().await.unwrap();
+    let (node, listener, bank) = start_bank(home.path(), "127.0.0.1:0", alice.identifier(), steady()).await;
+    let at = listener.local_address().to_owned();
+    let (channel, echo) = open(&client, &alice, &listener, &bank).await;
+    echo.ask::<_, Raw>(&raw("before")).await.unwrap();
+    // Without a shutdown nobody is told.
+    drop((node, listener, bank));
+    let (_node, ..) = start_bank(home.path(), &at, alice.identifier(), steady()).await;
+    ask_until_healed(&echo).await;
+    assert!(!channel.is_closed());
+    assert_eq!(channel.renewals(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_was_closed_stays_closed() {
     let home = tempfile::tempdir().unwrap();
     let client = Node::builder("client").limits(steady()).start().await.unwrap();
     let alice = client.create_identity().await.unwrap();
@@ -117,4 +134,99 @@ async fn a_channel_that_its_peer_closes_stays_closed() {
     assert!(channel.is_closed());
     assert!(matches!(echo.ask::<_, Raw>(&raw("x")).await, Err(AskError::NotSent(_))));
     assert_eq!(client.channels(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attestation_is_renewed_before_it_runs_out() {
+    let mut limits = hurried();
+    limits.channels.attestation = Duration::from_secs(4);
+    let home = tempfile::tempdir().unwrap();
+    let client = Node::builder("client").limits(limits.clone()).start().await.unwrap();
+    let alice = client.create_identity().await.unwrap();
+    let (_node, listener, bank) = start_bank(home.path(), "127.0.0.1:0", alice.identifier(), limits).await;
+    // Longer than any attestation that was made above lasts.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let (_channel, echo) = open(&client, &alice, &listener, &bank).await;
+    echo.ask::<_, Raw>(&raw("later")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_identity_keeps_its_channels_and_is_accepted_in_new_ones() {
+    let home = tempfile::tempdir().unwrap();
+    let start = async |name: &str| {
+        Node::builder(name).state_dir(home.path().join(name)).limits(steady()).start().await.unwrap()
+    };
+    let client = start("client").await;
+    let alice = client.load_or_create_identity("alice").await.unwrap();
+    let (node, listener, bank) =
+        start_bank(&home.path().join("bank"), "127.0.0.1:0", alice.identifier(), steady()).await;
+    let (_first, echo) = open(&client, &alice, &listener, &bank).await;
+    echo.ask::<_, Raw>(&raw("before")).await.unwrap();
+    let before = (alice.export(), bank.export());
+    client.rotate_identity("alice").await.unwrap();
+    node.rotate_identity("bank").await.unwrap();
+    assert_ne!((alice.export(), bank.export()), before, "the handles in use show the new histories");
+    echo.ask::<_, Raw>(&raw("live")).await.unwrap();
+    let (second, again) = open(&client, &alice, &listener, &bank).await;
+    again.ask::<_, Raw>(&raw("new")).await.unwrap();
+    assert_eq!(second.peer(), bank.identifier());
+    assert!(client.forked_identities().is_empty() && node.forked_identities().is_empty());
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forked_history_is_refused_and_raises_an_alarm() {
+    let home = tempfile::tempdir().unwrap();
+    let mut limits = steady();
+    limits.channels.profile.handshake = Duration::from_secs(2);
+    let start = async |name: &str| {
+        let state = home.path().join(name);
+        Node::builder(name).state_dir(state).limits(limits.clone()).start().await.unwrap()
+    };
+    let owner = start("owner").await;
+    let alice = owner.load_or_create_identity("alice").await.unwrap();
+    owner.shutdown(DRAIN).await;
+    drop(owner);
+    copy_folder(&home.path().join("owner"), &home.path().join("thief"));
+    let (owner, thief) = (start("owner").await, start("thief").await);
+    owner.load_identity("alice").await.unwrap();
+    let ours = owner.rotate_identity("alice").await.unwrap();
+    let stolen = thief.rotate_identity("alice").await.unwrap();
+    assert_eq!((ours.identifier(), stolen.identifier()), (alice.identifier(), alice.identifier()));
+    assert_ne!(ours.export(), stolen.export());
+
+    let (bank_node, listener, bank) =
+        start_bank(&home.path().join("bank"), "127.0.0.1:0", alice.identifier(), limits.clone()).await;
+    let (_channel, echo) = open(&owner, &ours, &listener, &bank).await;
+    let route = || format!("{} => bank", listener.name()).parse().unwrap();
+    for _ in 0..2 {
+        let refused = thief.open_channel(&stolen, route(), Peer::Identity(bank.identifier())).await;
+        assert!(matches!(refused, Err(NodeError::Handshake(HandshakeFailure::TimedOut))), "{refused:?}");
+    }
+    assert_eq!(bank_node.forked_identities(), [alice.identifier()]);
+    echo.ask::<_, Raw>(&raw("the owner's channel goes on")).await.unwrap();
+
+    // The other way round, the initiator is told.
+    let fork = thief.listen_tcp("127.0.0.1:0").await.unwrap();
+    thief.accept_channels("bank", &stolen, Trust::pinned([bank.identifier()])).unwrap();
+    fork.expose("bank").unwrap();
+    let route = format!("{} => bank", fork.name()).parse().unwrap();
+    let refused = bank_node.open_channel(&bank, route, Peer::Identity(alice.identifier())).await;
+    let Err(NodeError::Handshake(HandshakeFailure::Untrusted(cause))) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(matches!(*cause, IdentityError::Forked(who) if who == alice.identifier()), "{cause}");
 }

@@ -8,25 +8,23 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use onward_channels::identity::{
-    Identifier, Identity as History, KnownHistories, Params, Purpose, Trust, VerifiedHistory, channel_payload,
-};
+use onward_channels::identity::{Identifier, KnownHistories, Trust, VerifiedHistory};
 use onward_channels::{
     CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
-    Listener as Handshakes, LocalIdentity, Mode, Now, Output, Padding, Profile, Responder, Suite, To,
-    Verdict,
+    Listener as Handshakes, Mode, Now, Output, Padding, Profile, Responder, Suite, To, Verdict,
 };
-use onward_keys::{Backend, KeyId, KeyUsage, PublicHalf, Vault};
+use onward_keys::{Backend, Vault};
 use onward_routing::{Address, FlowId, FlowKind, Message, Route, RouteRef};
 use onward_workers::{Charge, Next, Router, Step};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::error::NodeError;
+use crate::identity::{Identities, Identity};
 use crate::limits::ChannelLimits;
 use crate::line::{Carrier, Intent, Line, Offered, may_return};
 use crate::secure::{Arrived, Encryptor, Opened, Session, Tick};
@@ -35,63 +33,8 @@ use crate::secure::{Arrived, Encryptor, Opened, Session, Tick};
 const TICK: Duration = Duration::from_secs(1);
 /// Packets that wait for a handshake's driver; more are dropped and repeated by the peer.
 const INBOX: usize = 32;
-/// How long an attestation of a channel key lasts: the most the protocol allows by default.
-const ATTESTATION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a vault may take for one key agreement. Source: docs/protocol.md §3.5 (g).
 const AGREEMENT: Duration = Duration::from_secs(2);
-
-/// An identity of this node, ready to open and accept channels. Cheap to clone; holds no secret.
-#[derive(Clone)]
-pub struct Identity {
-    pub(crate) history: Arc<History>,
-    pub(crate) local: Arc<LocalIdentity>,
-}
-
-impl Identity {
-    /// Makes the channel credentials of an identity: attests a static key of the vault.
-    pub(crate) async fn prepare(
-        vault: &dyn Vault,
-        history: History,
-        key: Option<KeyId>,
-    ) -> Result<Self, NodeError> {
-        let key = match key {
-            Some(key) => key,
-            None => vault.generate(KeyUsage::ChannelStatic).await?,
-        };
-        let PublicHalf::Agree(public) = vault.public(key).await? else {
-            return Err(NodeError::Misuse("the channel key is no X25519 key"));
-        };
-        let now = unix_now();
-        let attestation =
-            history.attest(vault, Purpose::CHANNEL_STATIC, &public, now, now + ATTESTATION.as_secs()).await?;
-        let payload = channel_payload(&history, &attestation, &[], &Params::default(), 0)?;
-        let local = LocalIdentity {
-            identifier: history.identifier(),
-            static_key: key,
-            static_public: public,
-            payload,
-        };
-        Ok(Self { history: Arc::new(history), local: Arc::new(local) })
-    }
-
-    /// Who this is.
-    #[must_use]
-    pub fn identifier(&self) -> Identifier {
-        self.local.identifier
-    }
-
-    /// The public history as text, for a peer's file.
-    #[must_use]
-    pub fn export(&self) -> String {
-        self.history.history().to_text()
-    }
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Identity").field(&self.identifier()).finish()
-    }
-}
 
 /// Whom a channel is opened to.
 #[derive(Clone, Debug)]
@@ -135,10 +78,13 @@ impl Default for ChannelOptions {
 /// All channels of a node.
 pub(crate) struct Channels {
     pub(crate) router: Arc<Router>,
+    pub(crate) identities: Identities,
     pub(crate) vault: Arc<dyn Vault>,
     pub(crate) known: Arc<RwLock<KnownHistories>>,
     /// Set when a history was learned that is not stored yet.
     pub(crate) learned: AtomicBool,
+    /// How many forks of histories have been logged.
+    alarms: AtomicUsize,
     limits: ChannelLimits,
     profile: Arc<Profile>,
     lines: Mutex<HashMap<u128, Arc<Line>>>,
@@ -269,9 +215,11 @@ impl Channels {
     ) -> Arc<Self> {
         Arc::new(Self {
             router,
+            identities: Identities::new(Arc::clone(&vault), limits.attestation),
             vault,
             known: Arc::new(RwLock::new(known)),
             learned: AtomicBool::new(false),
+            alarms: AtomicUsize::new(0),
             profile: Arc::new(limits.profile.clone()),
             limits,
             lines: Mutex::default(),
@@ -279,8 +227,13 @@ impl Channels {
         })
     }
 
-    /// Runs the timers of all channels as long as the node does.
+    /// Looks after channels and identities as long as the node runs.
     pub(crate) async fn run(self: Arc<Self>) {
+        // Beside each other: a vault that hangs must not stop the timers.
+        tokio::join!(self.keep_channels(), self.identities.keep_attested());
+    }
+
+    async fn keep_channels(self: &Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -290,7 +243,22 @@ impl Channels {
                 self.look_after(&line);
             }
             while self.handshakes().try_join_next().is_some() {}
+            self.raise_alarms();
         }
+    }
+
+    /// Logs each fork of an identity's history once.
+    fn raise_alarms(&self) {
+        let forked = self.forked();
+        let logged = self.alarms.swap(forked.len(), Ordering::Relaxed);
+        for identity in forked.iter().skip(logged) {
+            tracing::error!(%identity, "ALARM: two histories of one identity contradict each other; its keys are not its owner's alone");
+        }
+    }
+
+    /// Identities of which contradicting histories were seen since the node started.
+    pub(crate) fn forked(&self) -> Vec<Identifier> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).forked()
     }
 
     /// Does what the timers of one channel call for.
@@ -441,11 +409,13 @@ impl Channels {
         options: &ChannelOptions,
     ) -> Result<ChannelListener, NodeError> {
         let config = self.config(identity, Arc::new(trust), options);
-        let handshakes = Handshakes::new(config, self.limits.listener.clone())?;
+        let handshakes = Handshakes::new(Arc::clone(&config), self.limits.listener.clone())?;
         let inside = FlowId::from_number(self.router.random());
         self.router.reach_mut().open_flow(inside, FlowKind::Channel, None);
         let accepting = Arc::new(Accepting {
             channels: Arc::clone(self),
+            identity: identity.clone(),
+            config: Mutex::new(Arc::clone(&config)),
             address: address.clone(),
             inside,
             handshakes: Mutex::new(handshakes),
@@ -464,7 +434,7 @@ impl Channels {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         trust.pins().for_each(|identifier| known.pin(*identifier));
         Arc::new(HandshakeConfig {
-            local: Arc::clone(&identity.local),
+            local: identity.local(),
             trust,
             known: Arc::clone(&self.known),
             backend: options.backend,
@@ -576,6 +546,9 @@ impl Drop for Unfinished<'_> {
 pub(crate) struct Accepting {
     channels: Arc<Channels>,
     address: Address,
+    identity: Identity,
+    /// What handshakes that begin now are answered with.
+    config: Mutex<Arc<HandshakeConfig>>,
     /// The parent flow of all channels accepted here: what it exposes, they do.
     inside: FlowId,
     handshakes: Mutex<Handshakes>,
@@ -595,6 +568,20 @@ impl Accepting {
 
     fn running(&self) -> MutexGuard<'_, HashMap<HandshakeId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has handshakes that begin from now on answered with the identity's newest history and attestation.
+    fn refresh(&self) {
+        let local = self.identity.local();
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&config.local, &local) {
+            return;
+        }
+        let newest = Arc::new(HandshakeConfig { local, ..HandshakeConfig::clone(&config) });
+        match self.handshakes().reconfigure(Arc::clone(&newest)) {
+            Ok(()) => *config = newest,
+            Err(error) => tracing::warn!(%error, "a listener keeps its older attestation"),
+        }
     }
 
     fn start(self: &Arc<Self>, id: HandshakeId, responder: Box<Responder>, back: Route) {
@@ -645,6 +632,7 @@ impl Step for AcceptStep {
             behind,
             packet: message.payload(),
         };
+        accepting.refresh();
         let verdict = accepting.handshakes().receive(now(router), first, seed);
         match verdict {
             Verdict::Drop => {}

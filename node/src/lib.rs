@@ -9,6 +9,8 @@
 #[cfg(feature = "channels")]
 mod channel;
 mod error;
+#[cfg(feature = "channels")]
+mod identity;
 mod limits;
 #[cfg(feature = "channels")]
 mod line;
@@ -18,7 +20,9 @@ mod secure;
 mod state;
 
 #[cfg(feature = "channels")]
-pub use channel::{Channel, ChannelListener, ChannelOptions, Identity, Peer};
+pub use channel::{Channel, ChannelListener, ChannelOptions, Peer};
+#[cfg(feature = "channels")]
+pub use identity::Identity;
 #[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
 #[cfg(feature = "channels")]

@@ -16,12 +16,25 @@ pub struct Limits {
 
 /// The bounds of secure channels.
 #[cfg(feature = "channels")]
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ChannelLimits {
     /// Handshakes of one channel listener.
     pub listener: onward_channels::ListenerLimits,
     /// How long handshakes, keys and channels last.
     pub profile: onward_channels::Profile,
+    /// How long an identity's channel key is attested for, by default 30 days; it is attested again after half of that.
+    pub attestation: std::time::Duration,
+}
+
+#[cfg(feature = "channels")]
+impl Default for ChannelLimits {
+    fn default() -> Self {
+        Self {
+            listener: onward_channels::ListenerLimits::default(),
+            profile: onward_channels::Profile::live(),
+            attestation: std::time::Duration::from_secs(30 * 24 * 3600),
+        }
+    }
 }
 
 /// One bound, for people.
@@ -146,6 +159,11 @@ impl ChannelLimits {
                 "channels.hard_age",
                 time(profile.hard_age),
                 "age at which a channel that was not renewed closes",
+            ),
+            row(
+                "channels.attestation",
+                time(self.attestation),
+                "showing peers one attestation of a channel key",
             ),
             row("channels.drain", time(profile.drain), "a renewed channel still opens what was under way"),
         ]

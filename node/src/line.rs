@@ -13,7 +13,8 @@ use onward_channels::identity::{Identifier, Trust};
 use onward_channels::{CloseCode, HandshakeId};
 use onward_routing::{Address, FlowId, Route};
 
-use crate::channel::{Accepting, ChannelOptions, Identity};
+use crate::channel::{Accepting, ChannelOptions};
+use crate::identity::Identity;
 use crate::secure::Session;
 
 /// A channel over sessions that follow each other.

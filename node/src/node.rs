@@ -18,8 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 #[cfg(feature = "channels")]
-use crate::channel::{Channel, ChannelListener, ChannelOptions, Channels, Identity, Peer};
+use crate::channel::{Channel, ChannelListener, ChannelOptions, Channels, Peer};
 use crate::error::NodeError;
+#[cfg(feature = "channels")]
+use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::state::StateDir;
 
@@ -439,7 +441,7 @@ impl Node {
     /// [`NodeError::Identity`], [`NodeError::Vault`].
     pub async fn create_identity(&self) -> Result<Identity, NodeError> {
         let history = self.new_history().await?;
-        Identity::prepare(&*self.inner.channels.vault, history, None).await
+        self.inner.channels.identities.prepare(history, None).await
     }
 
     async fn new_history(&self) -> Result<onward_channels::identity::Identity, NodeError> {
@@ -474,10 +476,13 @@ impl Node {
         let (history, key) = bytes.split_at(split);
         let history = onward_channels::identity::Identity::decode(history)?;
         let key = onward_keys::KeyId::from_bytes(key.try_into().unwrap_or_default());
-        Identity::prepare(&*self.inner.channels.vault, history, Some(key)).await.map(Some)
+        self.inner.channels.identities.prepare(history, Some(key)).await.map(Some)
     }
 
     /// Replaces the key of the identity kept under `name` by the one it committed to.
+    ///
+    /// Channels that are open stay open; handshakes that begin from now on, also of listeners and for channels that
+    /// are renewed, show the new history.
     ///
     /// # Errors
     /// As [`Node::load_or_create_identity`]; [`NodeError::Misuse`] if there is none.
@@ -485,9 +490,10 @@ impl Node {
         let identity =
             self.load_identity(name).await?.ok_or(NodeError::Misuse("there is no such identity"))?;
         let vault = &*self.inner.channels.vault;
-        let rotated = identity.history.rotate(vault, crate::channel::unix_now(), IDENTITY_SECONDS).await?;
-        let old = identity.history.key();
-        let kept = self.keep_identity(name, rotated, Some(identity.local.static_key)).await?;
+        let history = identity.history();
+        let rotated = history.rotate(vault, crate::channel::unix_now(), IDENTITY_SECONDS).await?;
+        let old = history.key();
+        let kept = self.keep_identity(name, rotated, Some(identity.local().static_key)).await?;
         vault.delete(old).await?;
         Ok(kept)
     }
@@ -507,9 +513,9 @@ impl Node {
         key: Option<onward_keys::KeyId>,
     ) -> Result<Identity, NodeError> {
         let state = self.state().ok_or(NodeError::Misuse("a kept identity needs a state directory"))?;
-        let identity = Identity::prepare(&*self.inner.channels.vault, history, key).await?;
-        let mut bytes = identity.history.encode();
-        bytes.extend_from_slice(identity.local.static_key.as_bytes());
+        let identity = self.inner.channels.identities.prepare(history, key).await?;
+        let mut bytes = identity.history().encode();
+        bytes.extend_from_slice(identity.local().static_key.as_bytes());
         state.write(&identity_file(name)?, &bytes)?;
         Ok(identity)
     }
@@ -570,6 +576,13 @@ impl Node {
         options: ChannelOptions,
     ) -> Result<Channel, NodeError> {
         self.inner.channels.connect(identity, route, peer, options).await
+    }
+
+    /// Identities of which two histories that contradict each other were presented since the node started: an alarm,
+    /// since somebody besides the owner has signed with a key of theirs. Channels to them are refused.
+    #[must_use]
+    pub fn forked_identities(&self) -> Vec<onward_channels::identity::Identifier> {
+        self.inner.channels.forked()
     }
 
     /// Channels that are open now.

@@ -30,7 +30,7 @@ pub const SIGNATURES_MAX: usize = 64;
 /// each change and attestation not seen before, and one per credential.
 ///
 /// # Errors
-/// As [`IdPayload::decode`] and [`IdPayload::verify`]. `known` learns nothing, but counts a fork.
+/// As [`IdPayload::decode`] and [`IdPayload::verify`]. `known` learns nothing, but notes a fork.
 ///
 /// Source: docs/protocol.md §3.2.
 pub fn verify_payload(
