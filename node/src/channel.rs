@@ -16,9 +16,9 @@ use onward_channels::identity::{
     Identifier, Identity as History, KnownHistories, Params, Purpose, Trust, VerifiedHistory, channel_payload,
 };
 use onward_channels::{
-    CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
-    Listener as Handshakes, LocalIdentity, Mode, Now, Output, Padding, Profile, Responder, Suite, To,
-    Verdict,
+    Bases, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
+    Listener as Handshakes, LocalIdentity, Mode, Now, Opening, Output, Padding, Predecessor, Profile,
+    Responder, Suite, To, Verdict,
 };
 use onward_keys::{Backend, KeyId, KeyUsage, PublicHalf, Vault};
 use onward_routing::{Address, FlowId, FlowKind, Message, Route, RouteRef};
@@ -321,7 +321,8 @@ impl Channels {
         };
         let config = self.config(identity, trust, &options);
         let now = now(&self.router);
-        let initiator = Initiator::new(now, config, options.mode, options.suite, to, self.seed()?)?;
+        let opening = Opening::new(options.mode, options.suite, to);
+        let initiator = Initiator::new(now, config, opening, self.seed()?)?;
         let (session, inbox) = self.new_session();
         let guard = Unfinished { channels: self, session: &session };
         let driver =
@@ -362,11 +363,19 @@ impl Channels {
             local: Arc::clone(&identity.local),
             trust: Arc::new(trust),
             known: Arc::clone(&self.known),
+            bases: Bases::default(),
             backend: options.backend,
             app: options.app.clone(),
             profile: Profile::Live,
             padding: options.padding,
         })
+    }
+
+    /// What a peer needs to replace the accepted channel with this `hs_id`.
+    fn predecessor(&self, hs_id: &[u8; 32]) -> Option<Predecessor> {
+        let open = self.open();
+        let mut accepted = open.values().filter(|kept| kept.accepted.is_some());
+        accepted.find_map(|kept| kept.session.predecessor(hs_id))
     }
 
     fn new_session(&self) -> (Arc<Session>, mpsc::Receiver<Arrived>) {
@@ -387,7 +396,7 @@ impl Channels {
         accepted: Option<(Arc<Accepting>, HandshakeId)>,
     ) {
         let Finished { established, onward } = finished;
-        let Established { session: records, peer, early } = *established;
+        let Established { session: records, peer, early, .. } = *established;
         let flow = FlowId::from_number(self.router.random());
         let encryptor_id = self.router.random();
         let encryptor = Address::random(encryptor_id);
@@ -650,6 +659,11 @@ impl Driver<'_> {
                             _ => handshake.handle(now(router), Input::AgreementFailed),
                         }
                     }
+                    Output::Find(hs_id) => {
+                        let found = self.channels.predecessor(&hs_id);
+                        handshake.handle(now(router), Input::Found(found));
+                    }
+                    Output::Spend(..) => return Err(NodeError::Misuse("a ticket that is nowhere kept")),
                     Output::Established(established) => {
                         let onward = self.way.to(To::Peer).ok_or(NodeError::Misuse("no way to the peer"))?;
                         return Ok(Finished { established, onward });

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use onward_channels::identity::Identifier;
 use onward_channels::{
     BODY_MAX, Binding, ChannelError, CloseCode, Confirmation, Content, Due, FRAGMENT_HEAD_BYTES, FrameType,
-    HEAD_ROOM, Now, Opener, PIECE_MAX, PlannedFragment, Reassembly, Role, Sealer,
+    HEAD_ROOM, Now, Opener, PIECE_MAX, PlannedFragment, Predecessor, Reassembly, Role, Sealer,
 };
 use onward_routing::{Address, ErrorCode, FlowId, LENGTH_HEAD, Message, Route, RouteRef};
 use onward_workers::{Charge, FrameSink, Next, Router, Step};
@@ -124,6 +124,12 @@ impl Session {
         self.ready.get().map(|ready| ready.peer)
     }
 
+    /// What a handshake needs to replace this channel, if it is the one with this `hs_id` and still open.
+    pub(crate) fn predecessor(&self, hs_id: &[u8; 32]) -> Option<Predecessor> {
+        let opening = lock(&self.ready.get()?.opening);
+        (!self.is_closed() && opening.binding.id() == hs_id).then(|| opening.binding.predecessor())
+    }
+
     pub(crate) fn flow(&self) -> Option<FlowId> {
         self.ready.get().map(|ready| ready.flow)
     }
@@ -208,7 +214,7 @@ impl Session {
             if !wanted(&opening.confirmation) {
                 return;
             }
-            ready.control(|sealer, out| sealer.seal_confirm(now, &opening.binding, out))
+            ready.control(|sealer, out| sealer.seal_confirm(now, &opening.confirmation, out))
         };
         if let Some(Err(error)) = message.map(|message| router.try_send(message)) {
             tracing::debug!(%error, "a confirmation was not sent");
