@@ -33,7 +33,7 @@ pub struct Session {
     pub opener: Opener,
     /// What both ends derived from the handshake: channel binding and exporter.
     pub binding: Binding,
-    /// Tells a repeated last handshake message, which is answered with another CONFIRM.
+    /// This end's CONFIRM, and what is answered with it again.
     pub confirmation: Confirmation,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct SessionStart {
 }
 
 /// Which end of a channel this is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Role {
     /// It sent the first message, and alone starts new handshakes.
     Initiator,
@@ -71,34 +71,52 @@ pub enum Role {
     Responder,
 }
 
-/// What is left of the handshake once a channel is ready: how to tell a repeated third message.
+/// What is left of the handshake once a channel is ready: its CONFIRM, and which packets ask for it again.
 ///
-/// A responder whose CONFIRM was lost sees its peer's last message again and must confirm again, as a new record.
+/// A responder whose CONFIRM was lost sees its peer's last packet again, be it the third message or a CONFIRM, and
+/// must confirm again, as a new record.
 pub struct Confirmation {
-    /// H of the accepted third message; `None` at the initiator, who ignores every later handshake message.
-    repeated: Option<[u8; 32]>,
+    answers: Answers,
+    /// The body of this end's CONFIRM.
+    body: Vec<u8>,
+}
+
+/// What a ready channel answers with a CONFIRM.
+pub(crate) enum Answers {
+    /// Nothing: the initiator's end, which ignores every later handshake message and CONFIRM.
+    Nothing,
+    /// The accepted third message, of which this is H.
+    Third([u8; 32]),
+    /// Every CONFIRM of the peer.
+    Confirms,
 }
 
 impl Confirmation {
-    pub(crate) fn of_initiator() -> Self {
-        Self { repeated: None }
-    }
-
-    pub(crate) fn of_responder(third_message: &[u8]) -> Self {
-        Self { repeated: Some(onward_keys::hash(third_message)) }
+    pub(crate) fn new(answers: Answers, body: Vec<u8>) -> Self {
+        Self { answers, body }
     }
 
     /// Whether `packet` is the accepted third message again: answer it with [`Sealer::seal_confirm`], and drop
     /// every other handshake message that reaches a ready channel.
     #[must_use]
     pub fn is_repeated(&self, packet: &[u8]) -> bool {
-        self.repeated.is_some_and(|hash| hash.ct_eq(&onward_keys::hash(packet)).into())
+        matches!(self.answers, Answers::Third(hash) if hash.ct_eq(&onward_keys::hash(packet)).into())
+    }
+
+    /// Whether a CONFIRM of the peer is answered with [`Sealer::seal_confirm`].
+    #[must_use]
+    pub fn answers_confirms(&self) -> bool {
+        matches!(self.answers, Answers::Confirms)
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
     }
 }
 
 impl fmt::Debug for Confirmation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { repeated: _ } = self;
+        let Self { answers: _, body: _ } = self;
         f.debug_struct("Confirmation").finish_non_exhaustive()
     }
 }
@@ -150,6 +168,7 @@ mod tests {
 
     use super::*;
     use crate::identity::Identifier;
+    use crate::mode::Mode;
     use crate::record::{Content, FrameType, HEAD_BYTES, Padding, Sequence};
     use crate::replay::ReplayWindow;
     use crate::resolver::Resolver;
@@ -173,12 +192,12 @@ mod tests {
             algorithm,
             outgoing: SharedSecret::new(&[outgoing; 32]),
             incoming: SharedSecret::new(&[incoming; 32]),
-            binding: Binding::derive(&k1, &k2, &[5; 32], &ours, &theirs),
+            binding: Binding::derive(Mode::HybridXx, &k1, &k2, &[5; 32], [ours, theirs]),
             profile: Arc::default(),
             role,
             padding: Padding::None,
         };
-        Session::new(start, Confirmation::of_initiator())
+        Session::new(start, Confirmation::new(Answers::Nothing, Vec::new()))
     }
 
     /// Both ends of a stock Noise transport; what keys it begins with does not matter, they are replaced.

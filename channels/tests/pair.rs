@@ -10,3 +10,5 @@ mod harness;
 mod listener;
 #[path = "pair/records.rs"]
 mod records;
+#[path = "pair/replacement.rs"]
+mod replacement;

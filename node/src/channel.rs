@@ -14,8 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use onward_channels::identity::{Identifier, KnownHistories, Trust, VerifiedHistory};
 use onward_channels::{
-    CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
-    Listener as Handshakes, Mode, Now, Output, Padding, Profile, Responder, Suite, To, Verdict,
+    Bases, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
+    Listener as Handshakes, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Responder, Suite, To,
+    Verdict,
 };
 use onward_keys::{Backend, Vault};
 use onward_routing::{Address, FlowId, FlowKind, Message, Route, RouteRef};
@@ -27,7 +28,7 @@ use crate::error::NodeError;
 use crate::identity::{Identities, Identity};
 use crate::limits::ChannelLimits;
 use crate::line::{Carrier, Intent, Line, Offered, may_return};
-use crate::secure::{Arrived, Encryptor, Opened, Session, Tick};
+use crate::secure::{Arrived, Encryptor, Session, Tick};
 
 /// How often the node looks after its channels' timers.
 const TICK: Duration = Duration::from_secs(1);
@@ -319,7 +320,7 @@ impl Channels {
             Peer::Any(trust) => (None, trust),
         };
         let intent = Intent { identity: identity.clone(), route, trust: Arc::new(trust), options };
-        let (session, finished) = self.initiate(&intent, to).await?;
+        let (session, finished) = self.initiate(&intent, to, None).await?;
         let line = self.establish(session, finished, Some(intent), None).await;
         Ok(Channel { channels: Arc::clone(self), line })
     }
@@ -329,15 +330,17 @@ impl Channels {
         &self,
         intent: &Intent,
         to: Option<Identifier>,
+        replaces: Option<Predecessor>,
     ) -> Result<(Arc<Session>, Finished), NodeError> {
         let Intent { identity, route, trust, options } = intent;
         let config = self.config(identity, Arc::clone(trust), options);
         let now = now(&self.router);
-        let initiator = Initiator::new(now, config, options.mode, options.suite, to, self.seed()?)?;
+        let opening = Opening { replaces, ..Opening::new(options.mode, options.suite, to) };
+        let initiator = Initiator::new(now, config, opening, self.seed()?)?;
         let (session, inbox) = self.new_session();
         let guard = Unfinished { channels: self, session: &session };
         let way = Path::Initiator { route: route.clone(), peer: None };
-        let driver = Driver { channels: self, session: &session, way, inbox };
+        let driver = Driver { channels: self, session: &session, accepting: None, way, inbox };
         let finished = driver.run(Handshake::Initiator(Box::new(initiator))).await?;
         std::mem::forget(guard);
         Ok((session, finished))
@@ -351,7 +354,8 @@ impl Channels {
         let (channels, line) = (Arc::clone(self), Arc::clone(line));
         self.handshakes().spawn(async move {
             if let Some(intent) = &line.intent {
-                match channels.initiate(intent, Some(line.peer)).await {
+                let replaces = line.session().predecessor();
+                match channels.initiate(intent, Some(line.peer), replaces).await {
                     Ok((session, finished)) => channels.succeed(&line, session, finished).await,
                     Err(error) => tracing::debug!(%error, "a channel was not renewed"),
                 }
@@ -365,26 +369,41 @@ impl Channels {
     /// A channel that is alive is replaced only by one whose ends both know it; one that is lost is opened again, as
     /// its opener would, and what was asked through it fails.
     async fn succeed(&self, line: &Arc<Line>, session: Arc<Session>, finished: Finished) {
-        let Finished { established, onward } = finished;
-        let Established { session: records, peer, early } = *established;
-        let is_proved = false;
+        let is_proved = finished.established.replaces.is_some();
         if !is_proved && !line.session().is_lost(&self.router) {
             tracing::warn!(peer = %line.peer, "a channel was not renewed: its peer does not know it");
             return self.forget(&session);
         }
-        let opened = Opened {
-            flow: line.flow,
-            peer: peer.identifier(),
-            encryptor: line.encryptor.clone(),
-            onward,
-            session: records,
-        };
-        session.open(opened);
+        let early = session.open(line, finished);
         if !is_proved {
             self.router.flow_lost(line.flow, false);
             tracing::info!(peer = %line.peer, "a lost channel was opened again");
         }
         self.move_line(line, Carrier { session: Arc::clone(&session), accepted: None });
+        session.receive_early(&self.router, early).await;
+    }
+
+    /// Takes in a session that a peer began: the next one of a channel, or one of its own.
+    async fn accepted(
+        &self,
+        session: Arc<Session>,
+        finished: Finished,
+        accepting: Arc<Accepting>,
+        id: HandshakeId,
+    ) {
+        let replaced = finished.established.replaces.and_then(|hs_id| {
+            let is_it = |line: &&Arc<Line>| line.predecessor(&accepting, &hs_id).is_some();
+            self.lines().values().find(is_it).cloned()
+        });
+        let Some(line) = replaced else {
+            self.establish(session, finished, None, Some((accepting, id))).await;
+            return;
+        };
+        let early = session.open(&line, finished);
+        let next = Carrier { session: Arc::clone(&session), accepted: Some((accepting, id)) };
+        if let Some(unused) = line.expect(next) {
+            self.end(&unused, CloseCode::Normal);
+        }
         session.receive_early(&self.router, early).await;
     }
 
@@ -437,11 +456,17 @@ impl Channels {
             local: identity.local(),
             trust,
             known: Arc::clone(&self.known),
+            bases: Bases::default(),
             backend: options.backend,
             app: options.app.clone(),
             profile: Arc::clone(&self.profile),
             padding: options.padding,
         })
+    }
+
+    /// What a peer needs to replace the channel with this `hs_id`, which it opened at the same listener.
+    fn predecessor(&self, accepting: &Arc<Accepting>, hs_id: &[u8; 32]) -> Option<Predecessor> {
+        self.lines().values().find_map(|line| line.predecessor(accepting, hs_id))
     }
 
     fn new_session(&self) -> (Arc<Session>, mpsc::Receiver<Arrived>) {
@@ -462,8 +487,6 @@ impl Channels {
         intent: Option<Intent>,
         accepted: Option<(Arc<Accepting>, HandshakeId)>,
     ) -> Arc<Line> {
-        let Finished { established, onward } = finished;
-        let Established { session: records, peer, early } = *established;
         let flow = FlowId::from_number(self.router.random());
         let id = self.router.random();
         let parent = accepted.as_ref().map(|(accepting, _)| accepting.inside);
@@ -472,10 +495,10 @@ impl Channels {
             reach.open_flow(flow, FlowKind::Channel, parent);
             reach.set_egress(flow, id);
         }
+        let peer = finished.established.peer.identifier();
         let carrier = Carrier { session: Arc::clone(&session), accepted };
-        let line = Line::new(id, peer.identifier(), flow, intent, carrier);
-        let encryptor = line.encryptor.clone();
-        session.open(Opened { flow, peer: line.peer, encryptor, onward, session: records });
+        let line = Line::new(id, peer, flow, intent, carrier);
+        let early = session.open(&line, finished);
         let _ = self.router.add_step(&line.encryptor, Arc::new(Encryptor(Arc::clone(&session))));
         self.lines().insert(id, Arc::clone(&line));
         self.learned.store(true, Ordering::Relaxed);
@@ -592,15 +615,16 @@ impl Accepting {
         let task = self.channels.handshakes().spawn(async move {
             let channels = Arc::clone(&accepting.channels);
             let guard = Unfinished { channels: &channels, session: &driven };
+            let way = Path::Responder { back };
             let driver =
-                Driver { channels: &channels, session: &driven, way: Path::Responder { back }, inbox };
+                Driver { channels: &channels, session: &driven, accepting: Some(&accepting), way, inbox };
             let finished = driver.run(Handshake::Responder(responder)).await;
             accepting.running().remove(&id);
             match finished {
                 Ok(finished) => {
                     std::mem::forget(guard);
                     accepting.handshakes().established(id);
-                    channels.establish(driven, finished, None, Some((accepting, id))).await;
+                    channels.accepted(driven, finished, accepting, id).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a handshake failed");
@@ -715,14 +739,16 @@ impl Path {
 struct Driver<'a> {
     channels: &'a Channels,
     session: &'a Session,
+    /// The listener of a responder.
+    accepting: Option<&'a Arc<Accepting>>,
     way: Path,
     inbox: mpsc::Receiver<Arrived>,
 }
 
 /// A finished handshake and the route of its records.
-struct Finished {
-    established: Box<Established>,
-    onward: Route,
+pub(crate) struct Finished {
+    pub(crate) established: Box<Established>,
+    pub(crate) onward: Route,
 }
 
 impl Driver<'_> {
@@ -746,6 +772,12 @@ impl Driver<'_> {
                             _ => handshake.handle(now(router), Input::AgreementFailed),
                         }
                     }
+                    Output::Find(hs_id) => {
+                        let find = |accepting| self.channels.predecessor(accepting, &hs_id);
+                        let found = self.accepting.and_then(find);
+                        handshake.handle(now(router), Input::Found(found));
+                    }
+                    Output::Spend(..) => return Err(NodeError::Misuse("a ticket that is nowhere kept")),
                     Output::Established(established) => {
                         let onward = self.way.to(To::Peer).ok_or(NodeError::Misuse("no way to the peer"))?;
                         return Ok(Finished { established, onward });

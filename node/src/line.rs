@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use onward_channels::identity::{Identifier, Trust};
-use onward_channels::{CloseCode, HandshakeId};
+use onward_channels::{CloseCode, HandshakeId, Predecessor};
 use onward_routing::{Address, FlowId, Route};
 
 use crate::channel::{Accepting, ChannelOptions};
@@ -103,18 +103,12 @@ impl Line {
         self.state().closed
     }
 
-    /// The session with this `hs_id`, if it belongs to the line and a listener accepted it.
-    pub(crate) fn accepted_as(&self, accepting: &Arc<Accepting>, hs_id: &[u8; 32]) -> Option<Arc<Session>> {
+    /// What a peer needs to replace the session, if it has this `hs_id` and was accepted by this listener.
+    pub(crate) fn predecessor(&self, accepting: &Arc<Accepting>, hs_id: &[u8; 32]) -> Option<Predecessor> {
         let state = self.state();
-        let draining = state.draining.iter().map(|(carrier, _)| carrier);
-        let is_it = |carrier: &&Carrier| {
-            let here = carrier.accepted.as_ref().is_some_and(|(by, _)| Arc::ptr_eq(by, accepting));
-            here && carrier.session.is(hs_id)
-        };
-        std::iter::once(&state.current)
-            .chain(draining)
-            .find(is_it)
-            .map(|carrier| Arc::clone(&carrier.session))
+        let (by, _) = state.current.accepted.as_ref()?;
+        let predecessor = state.current.session.predecessor()?;
+        (Arc::ptr_eq(by, accepting) && predecessor.id() == hs_id).then_some(predecessor)
     }
 
     /// Whether a handshake may begin now; it is then under way until [`Line::end_renewal`].

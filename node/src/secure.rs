@@ -13,12 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::{Bytes, BytesMut};
 use onward_channels::identity::Identifier;
 use onward_channels::{
-    BODY_MAX, Binding, ChannelError, CloseCode, Confirmation, Content, Due, FRAGMENT_HEAD_BYTES, FrameType,
-    HEAD_ROOM, Now, Opener, PIECE_MAX, PlannedFragment, Reassembly, Role, Sealer,
+    BODY_MAX, Binding, ChannelError, CloseCode, Confirmation, Content, Due, Established, FRAGMENT_HEAD_BYTES,
+    FrameType, HEAD_ROOM, Now, Opener, PIECE_MAX, PlannedFragment, Predecessor, Reassembly, Role, Sealer,
 };
 use onward_routing::{Address, ErrorCode, FlowId, LENGTH_HEAD, Message, Route, RouteRef};
 use onward_workers::{Charge, FrameSink, Next, Router, Step};
 use tokio::sync::mpsc;
+
+use crate::channel::Finished;
+use crate::line::Line;
 
 /// A grant may make a message's return route this much longer than it was when room was taken for it.
 const GRANT_GROWTH: usize = 37;
@@ -91,21 +94,14 @@ struct Way {
     prefix: Vec<u8>,
 }
 
-/// The two halves of a finished handshake and where its records go.
-pub(crate) struct Opened {
-    pub(crate) flow: FlowId,
-    pub(crate) peer: Identifier,
-    pub(crate) encryptor: Address,
-    pub(crate) onward: Route,
-    pub(crate) session: onward_channels::Session,
-}
-
 /// What opening a record led to.
 enum Received {
     /// A message for a worker of this node.
     Message(Message),
     /// Nothing for anybody.
     Nothing,
+    /// The peer confirms the handshake, perhaps not for the first time.
+    Confirm,
     /// The peer closed the session.
     Closed(CloseCode),
 }
@@ -121,17 +117,18 @@ impl Session {
         })
     }
 
-    /// The channel is established: records are opened here from now on.
-    pub(crate) fn open(&self, opened: Opened) {
-        let Opened { flow, peer, encryptor, onward, session } = opened;
+    /// The handshake is finished: records are opened here from now on, as those of `line`. Returns what came early.
+    pub(crate) fn open(&self, line: &Line, finished: Finished) -> Vec<Vec<u8>> {
+        let Finished { established, onward } = finished;
+        let Established { session, early, .. } = *established;
         let onward_channels::Session { sealer, opener, binding, confirmation } = session;
         let follows = sealer.role() == Role::Responder;
         let way = Way::new(onward, self.id);
         let ready = Ready {
             id: self.id,
-            flow,
-            peer,
-            encryptor,
+            flow: line.flow,
+            peer: line.peer,
+            encryptor: line.encryptor.clone(),
             sealing: Mutex::new(Some(Sealing { sealer, way, follows })),
             opening: Mutex::new(Some(Opening {
                 opener,
@@ -143,20 +140,18 @@ impl Session {
         };
         let _ = self.ready.set(ready);
         *lock(&self.inbox) = None;
+        early
     }
 
-    /// Whether it is ready and has this `hs_id`.
-    pub(crate) fn is(&self, hs_id: &[u8; 32]) -> bool {
-        self.with_opening(|opening| opening.binding.id() == hs_id)
+    /// What a handshake needs to replace it, as long as it is open.
+    pub(crate) fn predecessor(&self) -> Option<Predecessor> {
+        lock(&self.ready.get()?.opening).as_ref().map(|opening| opening.binding.predecessor())
     }
 
     /// Whether the peer has sent anything by it since it is ready.
     pub(crate) fn was_used(&self) -> bool {
-        self.with_opening(|opening| opening.used)
-    }
-
-    fn with_opening(&self, holds: impl FnOnce(&Opening) -> bool) -> bool {
-        self.ready.get().is_some_and(|ready| lock(&ready.opening).as_ref().is_some_and(holds))
+        let used = |ready: &Ready| lock(&ready.opening).as_ref().is_some_and(|opening| opening.used);
+        self.ready.get().is_some_and(used)
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -261,7 +256,7 @@ impl Session {
         let now = now(router);
         let message = match &*lock(&ready.opening) {
             Some(opening) if wanted(&opening.confirmation) => {
-                ready.control(|sealer, out| sealer.seal_confirm(now, &opening.binding, out))
+                ready.control(|sealer, out| sealer.seal_confirm(now, &opening.confirmation, out))
             }
             _ => return,
         };
@@ -456,6 +451,7 @@ enum Record {
     /// A message that came in pieces.
     Whole(Vec<u8>),
     Close(CloseCode),
+    Confirm,
     Nothing,
 }
 
@@ -490,6 +486,7 @@ impl Ready {
                 }
             }
             Content::Close { code, .. } => Record::Close(code),
+            Content::Confirm(_) => Record::Confirm,
             Content::Rehandshake => {
                 self.want_renewal();
                 Record::Nothing
@@ -533,6 +530,7 @@ impl Ready {
                 self.take_in(router, Message::decode_shared(&whole, router.limits().payload_bytes, None))
             }
             Record::Close(code) => Received::Closed(code),
+            Record::Confirm => Received::Confirm,
             Record::Data(_) | Record::Nothing => Received::Nothing,
         }
     }
@@ -607,6 +605,10 @@ impl Step for Session {
                 Next::Forward(inner)
             }
             Received::Nothing => Next::Done(Some(message)),
+            Received::Confirm => {
+                self.confirm_if(router, Confirmation::answers_confirms);
+                Next::Done(Some(message))
+            }
             Received::Closed(code) => {
                 self.wipe(code);
                 if !self.replaced.load(Ordering::Relaxed) {

@@ -96,6 +96,12 @@ impl IdPayload {
         Ok(payload)
     }
 
+    /// The payload with which its owner asks to replace the channel with this binding (`hs_id`).
+    #[must_use]
+    pub fn replacing(self, hs_id: &[u8; 32]) -> Self {
+        Self { params: Params::replacing(hs_id), ..self }
+    }
+
     /// The strict encoding.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -306,6 +312,18 @@ impl VerifiedPeer {
     #[must_use]
     pub fn replaces(&self) -> Option<[u8; 32]> {
         self.replaces
+    }
+
+    /// The peer's payload, to be kept and verified again later; at most [`PAYLOAD_BYTES_MAX`] bytes.
+    #[must_use]
+    pub fn introduction(&self) -> Vec<u8> {
+        strict::encode(&IdPayload {
+            history: self.history.history().clone(),
+            attestation: self.attestation.clone(),
+            credentials: self.credentials.clone(),
+            params: Params::default(),
+            pad: None,
+        })
     }
 
     /// What to adopt into the [`KnownHistories`] once the peer passed all policy.

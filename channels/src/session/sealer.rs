@@ -16,8 +16,7 @@ use crate::record::{
     BODY_MAX, CloseCode, END_MARK, EPOCH_BITS, FRAGMENT_HEAD_BYTES, FrameType, HEAD_BYTES, HEAD_ROOM,
     OVERHEAD, PIECE_MAX, Padding, Sequence,
 };
-use crate::schedule::Binding;
-use crate::session::{Pulse, Role};
+use crate::session::{Confirmation, Pulse, Role};
 use crate::{ChannelError, Now};
 
 /// Seals what one end of a channel sends, and says when something is due.
@@ -173,18 +172,18 @@ impl Sealer {
         Ok(Reserved { sequence, frame_type, body_bytes, record_bytes, key: Arc::clone(&self.key) })
     }
 
-    /// Appends a CONFIRM of `binding` to `out`.
+    /// Appends this end's CONFIRM to `out`.
     ///
     /// # Errors
     /// As [`Self::seal_into`].
     pub fn seal_confirm(
         &mut self,
         now: Now,
-        binding: &Binding,
+        confirmation: &Confirmation,
         out: &mut Vec<u8>,
     ) -> Result<Sequence, ChannelError> {
-        let id = binding.id();
-        self.seal_into(now, FrameType::Confirm, id.len(), |body| body.extend_from_slice(id), out)
+        let body = confirmation.body();
+        self.seal_into(now, FrameType::Confirm, body.len(), |out| out.extend_from_slice(body), out)
     }
 
     /// Appends a frame without a body to `out`: KEEPALIVE or REHANDSHAKE.

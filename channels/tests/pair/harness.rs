@@ -9,9 +9,9 @@ use onward_channels::identity::{
     Identifier, Identity, KnownHistories, Params, Purpose, Trust, channel_payload,
 };
 use onward_channels::{
-    ChannelError, Established, Failure, FirstMessage, FrameType, HandshakeConfig, HandshakeId, Initiator,
-    Input, Listener, ListenerLimits, LocalIdentity, Mode, Now, Output, Padding, Profile, Responder, Session,
-    Suite, To, Verdict,
+    Bases, ChannelError, Established, Failure, FirstMessage, FrameType, HandshakeConfig, HandshakeId,
+    Initiator, Input, Listener, ListenerLimits, LocalIdentity, Mode, Now, Opening, Output, Padding, Profile,
+    Responder, Session, Suite, To, Verdict,
 };
 use onward_keys::{Backend, KeyUsage, PublicHalf, SharedSecret, SoftwareVault, Vault as _};
 
@@ -58,8 +58,9 @@ impl Dice {
 }
 
 /// Somebody with an identity and a key service.
+#[derive(Clone)]
 pub(crate) struct Party {
-    pub(crate) vault: SoftwareVault,
+    pub(crate) vault: Arc<SoftwareVault>,
     pub(crate) local: Arc<LocalIdentity>,
 }
 
@@ -70,13 +71,13 @@ impl Party {
 
     /// With a static key attested from `iat` to `exp`.
     pub(crate) fn with_window(iat: u64, exp: u64) -> Self {
-        let vault = SoftwareVault::ephemeral();
-        let identity = wait(Identity::create(&vault, UNIX - 1_000_000, 10_000_000)).unwrap();
+        let vault = Arc::new(SoftwareVault::ephemeral());
+        let identity = wait(Identity::create(&*vault, UNIX - 1_000_000, 10_000_000)).unwrap();
         let static_key = wait(vault.generate(KeyUsage::ChannelStatic)).unwrap();
         let PublicHalf::Agree(static_public) = wait(vault.public(static_key)).unwrap() else {
             panic!("a static key is for agreement");
         };
-        let attest = identity.attest(&vault, Purpose::CHANNEL_STATIC, &static_public, iat, exp);
+        let attest = identity.attest(&*vault, Purpose::CHANNEL_STATIC, &static_public, iat, exp);
         let attestation = wait(attest).unwrap();
         let payload = channel_payload(&identity, &attestation, &[], &Params::default(), 0).unwrap();
         let identifier = identity.identifier();
@@ -98,6 +99,7 @@ impl Party {
             local: Arc::clone(&self.local),
             trust: Arc::new(Trust::pinned([peer.identifier()])),
             known: Arc::new(RwLock::new(KnownHistories::new(100))),
+            bases: Bases::default(),
             // Deterministic: the accelerated KEM has randomness of its own.
             backend: Backend::Portable,
             app: Vec::new(),
@@ -146,6 +148,8 @@ pub(crate) struct Pair {
     pub(crate) link: VecDeque<Packet>,
     /// Every packet that was ever sent.
     pub(crate) sent: Vec<(Duration, Packet)>,
+    /// The responder's end of the channel that is to be replaced, found under whatever name.
+    pub(crate) replaced: Option<Session>,
     /// Whom the initiator's last accepted answer came from.
     answered_by: Option<HandshakeId>,
 }
@@ -192,7 +196,8 @@ impl Pair {
     ) -> Self {
         let mut dice = Dice(seed);
         let to = Some(bob.identifier());
-        let initiator = Initiator::new(at(0), Arc::new(configs.0), mode, suite, to, dice.bytes()).unwrap();
+        let initiator =
+            Initiator::new(at(0), Arc::new(configs.0), Opening::new(mode, suite, to), dice.bytes()).unwrap();
         let listener = Listener::new(Arc::new(configs.1), all_modes()).unwrap();
         Self {
             now: at(0),
@@ -207,6 +212,7 @@ impl Pair {
             faults: Faults::default(),
             link: VecDeque::new(),
             sent: Vec::new(),
+            replaced: None,
             answered_by: None,
         }
     }
@@ -262,6 +268,7 @@ impl Pair {
                     };
                     self.initiator.handle(self.now, answer);
                 }
+                Output::Find(_) | Output::Spend(..) => panic!("not for an initiator of these modes"),
                 Output::Established(established) => self.initiator_end = Some(Ok(*established)),
                 Output::Failed(failure) => self.initiator_end = Some(Err(failure)),
                 Output::Wait { until } => return until,
@@ -291,6 +298,12 @@ impl Pair {
                         self.responders.get_mut(&id).unwrap().handle(self.now, answer);
                         continue;
                     }
+                    Output::Find(_) => {
+                        let found = self.replaced.as_ref().map(|old| old.binding.predecessor());
+                        self.responders.get_mut(&id).unwrap().handle(self.now, Input::Found(found));
+                        continue;
+                    }
+                    Output::Spend(..) => continue,
                     Output::Established(established) => Ok(*established),
                     Output::Failed(failure) => Err(failure),
                     Output::Wait { until } => {
@@ -350,7 +363,7 @@ impl Pair {
         let session = &mut established.session;
         if session.confirmation.is_repeated(bytes) {
             let mut confirm = Vec::new();
-            session.sealer.seal_confirm(self.now, &session.binding, &mut confirm).unwrap();
+            session.sealer.seal_confirm(self.now, &session.confirmation, &mut confirm).unwrap();
             self.send(Packet::Back(Some(id), confirm));
         }
     }

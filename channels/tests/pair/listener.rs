@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use onward_channels::{
-    FirstMessage, HandshakeId, Initiator, Input, Listener, ListenerLimits, Mode, Now, Output, Responder,
-    Suite, To, Verdict,
+    FirstMessage, HandshakeId, Initiator, Input, Listener, ListenerLimits, Mode, Now, Opening, Output,
+    Responder, Suite, To, Verdict,
 };
 
 use crate::harness::{Dice, Packet, Pair, Party, all_modes, all_pairs, at};
@@ -30,7 +30,8 @@ impl Crowd {
         let config = Arc::new(self.alice.config(&self.bob));
         let to = Some(self.bob.identifier());
         let random = self.dice.bytes();
-        let mut initiator = Initiator::new(now, config, self.mode, Suite::ChaChaPoly, to, random).unwrap();
+        let mut initiator =
+            Initiator::new(now, config, Opening::new(self.mode, Suite::ChaChaPoly, to), random).unwrap();
         let Output::Transmit(To::Listener, first) = initiator.poll() else {
             panic!("the first message is waiting");
         };

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use onward_channels::{
-    BODY_MAX, ChannelError, CloseCode, Content, Due, FrameType, HEAD_ROOM, Mode, OVERHEAD, Padding,
-    Reassembly, Session, Suite,
+    BODY_MAX, ChannelError, CloseCode, Content, Due, FrameType, HEAD_ROOM, Initiator, Mode, OVERHEAD,
+    Opening, Padding, Reassembly, Session, Suite,
 };
 
 use crate::harness::{Dice, Faults, Pair, SUITES, at, open, seal};
@@ -181,9 +181,8 @@ fn records_in_place_equal_appended_ones() {
                 config.padding = padding;
                 let config = std::sync::Arc::new(config);
                 let to = Some(pair.bob.identifier());
-                let initiator = onward_channels::Initiator::new;
-                pair.initiator =
-                    initiator(at(0), config, Mode::ClassicalXx, Suite::ChaChaPoly, to, [1; 32]).unwrap();
+                let opening = Opening::new(Mode::ClassicalXx, Suite::ChaChaPoly, to);
+                pair.initiator = Initiator::new(at(0), config, opening, [1; 32]).unwrap();
                 let (mut alice, mut bob) = pair.sessions();
                 let body: Vec<u8> = (0..length).map(|at| at as u8).collect();
                 let mut record = if in_place {
