@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use onward::{
-    AskError, Channel, Echo, HandshakeFailure, Identifier, Identity, IdentityError, Limits, Listener, Node,
-    NodeError, NodeRoute, Peer, Profile, Raw, Trust,
+    Address, AskError, Channel, Echo, HandshakeFailure, Identifier, Identity, IdentityError, Limits,
+    LinkFaults, Listener, MemoryNetwork, Node, NodeError, NodeRoute, Peer, Profile, Raw, Route, Trust,
 };
 
 const DRAIN: Duration = Duration::from_secs(2);
@@ -229,4 +229,110 @@ async fn a_forked_history_is_refused_and_raises_an_alarm() {
         panic!("{refused:?}");
     };
     assert!(matches!(*cause, IdentityError::Forked(who) if who == alice.identifier()), "{cause}");
+}
+
+/// How long a soak test lasts: seconds from the environment, a few without.
+fn soak() -> Duration {
+    let seconds = std::env::var("ONWARD_SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(8))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_channel_is_renewed_again_and_again_and_loses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let client = Node::builder("client").limits(hurried()).start().await.unwrap();
+    let alice = client.create_identity().await.unwrap();
+    let (_bank, listener, bank) = start_bank(home.path(), "127.0.0.1:0", alice.identifier(), hurried()).await;
+    let (channel, echo) = open(&client, &alice, &listener, &bank).await;
+    let until = Instant::now() + soak();
+    let lanes: Vec<_> = (0..4u64)
+        .map(|lane| {
+            let echo = echo.clone();
+            tokio::spawn(async move {
+                let mut asked = 0u64;
+                while Instant::now() < until {
+                    let body = Raw(vec![lane as u8; 1 + (asked as usize * 997) % 4_000].into());
+                    let answer: Raw = echo.ask(&body).await.unwrap();
+                    assert_eq!(answer, body);
+                    asked += 1;
+                }
+                asked
+            })
+        })
+        .collect();
+    let mut asked = 0;
+    for lane in lanes {
+        asked += lane.await.unwrap();
+    }
+    println!("{asked} asks, {} renewals", channel.renewals());
+    // Every two seconds or so by its age, more often by its bytes.
+    assert!(channel.renewals() >= soak().as_secs() / 4, "{} renewals", channel.renewals());
+    assert!(!channel.is_closed() && asked > 100);
+    assert_eq!((client.channels(), _bank.channels()), (1, 1), "no session became a channel of its own");
+}
+
+/// Two nodes joined in memory by a link with faults, whose clock runs with the real one.
+struct Memory {
+    client: Node,
+    bank: Node,
+    /// To the bank.
+    first: Address,
+    clock: tokio::task::JoinHandle<()>,
+}
+
+impl Memory {
+    async fn start(faults: LinkFaults, limits: &Limits) -> Self {
+        let client = Node::builder("client").limits(limits.clone()).start().await.unwrap();
+        let bank = Node::builder("bank").limits(limits.clone()).start().await.unwrap();
+        let network = MemoryNetwork::new(7);
+        let (there, back) = network.connect(client.router(), bank.router(), faults).await.unwrap();
+        bank.router().reach_mut().expose(back.flow(), &"bank".parse().unwrap()).unwrap();
+        let first = there.address().clone();
+        let clock = tokio::spawn(async move {
+            let _ends = (there, back);
+            let began = Instant::now();
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let passed = network.now().await;
+                network.advance(began.elapsed().saturating_sub(passed)).await;
+            }
+        });
+        Self { client, bank, first, clock }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_outlives_a_link_that_loses_five_percent() {
+    let faults = LinkFaults {
+        loss: (65_536 / 20) as u16,
+        reorder: 3_000,
+        reorder_by: Duration::from_millis(5),
+        jitter: Duration::from_millis(2),
+        ..LinkFaults::default()
+    };
+    let network = Memory::start(faults, &hurried()).await;
+    let alice = network.client.create_identity().await.unwrap();
+    let bank = network.bank.create_identity().await.unwrap();
+    network.bank.start_worker("echo", Echo).unwrap();
+    let trust = Trust::pinned([alice.identifier()]);
+    network.bank.accept_channels("bank", &bank, trust).unwrap().expose("echo").unwrap();
+    let mut route = Route::from(network.first.clone());
+    route.extend("bank".parse::<Route>().unwrap().as_ref()).unwrap();
+    let peer = Peer::Identity(bank.identifier());
+    let channel = network.client.open_channel(&alice, route, peer).await.unwrap();
+    let echo = network.client.route_along(channel.route_to("echo").unwrap());
+    let until = Instant::now() + soak();
+    let (mut answered, mut lost) = (0u64, 0u64);
+    while Instant::now() < until {
+        match echo.ask_within::<_, Raw>(&raw("hi"), Duration::from_millis(100)).await {
+            Ok(_) => answered += 1,
+            Err(_) => lost += 1,
+        }
+        assert!(!channel.is_closed(), "after {answered} answers and {} renewals", channel.renewals());
+    }
+    println!("{answered} answers, {lost} lost, {} renewals", channel.renewals());
+    assert!(channel.renewals() >= soak().as_secs() / 5, "{} renewals", channel.renewals());
+    assert!(answered > lost * 4, "{answered} answers, {lost} lost");
+    assert_eq!(network.client.channels(), 1);
+    network.clock.abort();
 }
