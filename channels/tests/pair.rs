@@ -12,3 +12,5 @@ mod listener;
 mod records;
 #[path = "pair/replacement.rs"]
 mod replacement;
+#[path = "pair/resumption.rs"]
+mod resumption;

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use onward_channels::{Established, Initiator, Mode, Opening, Predecessor, Session, Suite};
+use onward_channels::{
+    Established, FrameType, HandshakeConfig, Initiator, Input, Mode, Opening, Predecessor, Session, Suite,
+};
+use onward_keys::{Label, mac};
 
-use crate::harness::{Faults, Pair, Party, at};
+use crate::harness::{Faults, Pair, Party, Prior, all_pairs, at};
 
 /// A handshake of Alice with Bob that is to replace a channel: what Alice, and what Bob knows of it.
 struct Attempt {
@@ -23,9 +26,12 @@ impl Attempt {
         let Self { alice, bob, mode, suite, known_to_alice, known_to_bob, faults } = self;
         let configs = (alice.config(&bob), bob.config(&alice));
         let config = Arc::new(configs.0.clone());
-        let opening =
-            Opening { replaces: Some(known_to_alice), ..Opening::new(mode, suite, Some(bob.identifier())) };
+        let prior = Prior::new(mode, &alice, &bob);
+        let opening = Opening { replaces: Some(known_to_alice), ..prior.opening(suite) };
         let mut pair = Pair::with(mode, suite, 1, alice, bob, configs);
+        // The listener holds the responder's half of this very ticket.
+        let theirs = Arc::new(HandshakeConfig { bases: prior.bases(), ..pair.bob.config(&pair.alice) });
+        pair.listener.reconfigure(theirs).unwrap();
         pair.initiator = Initiator::new(at(0), config, opening, [7; 32]).unwrap();
         pair.replaced = known_to_bob;
         pair.faults = faults;
@@ -47,7 +53,7 @@ fn channel(mode: Mode, suite: Suite) -> (Party, Party, Session, Session) {
 
 #[test]
 fn n3_16_both_ends_that_know_the_old_channel_agree_that_the_new_one_replaces_it() {
-    for (mode, suite) in [(Mode::HybridXx, Suite::ChaChaPoly), (Mode::ClassicalXx, Suite::AesGcm)] {
+    for (mode, suite) in all_pairs() {
         for lost in [0, 30] {
             let (alice, bob, ours, theirs) = channel(mode, suite);
             let id = *ours.binding.id();
@@ -69,35 +75,80 @@ fn n3_16_both_ends_that_know_the_old_channel_agree_that_the_new_one_replaces_it(
 
 #[test]
 fn n3_16_a_thief_of_the_static_key_who_does_not_know_the_old_channel_gets_one_of_his_own() {
-    let (mode, suite) = (Mode::HybridXx, Suite::ChaChaPoly);
-    let (alice, bob, _, theirs) = channel(mode, suite);
-    // The thief has Alice's keys, knows the public hs_id, and makes up the rest: from another channel of hers.
-    let pair =
-        Pair::with(mode, suite, 2, alice.clone(), bob.clone(), (alice.config(&bob), bob.config(&alice)));
-    let (other, _) = pair.sessions();
-    let forged = Attempt {
-        alice: alice.clone(),
-        bob: bob.clone(),
-        mode,
-        suite,
-        known_to_alice: other.binding.predecessor(),
-        // Whatever id is named, Bob's proof rests on the channel that he knows.
-        known_to_bob: Some(theirs),
-        faults: Faults::default(),
-    };
-    let (thief, victim) = forged.run();
-    assert_eq!((thief.replaces, victim.replaces), (None, None));
+    for (mode, suite) in all_pairs() {
+        let (alice, bob, _, theirs) = channel(mode, suite);
+        let configs = (alice.config(&bob), bob.config(&alice));
+        let other = Pair::with(mode, suite, 2, alice.clone(), bob.clone(), configs).sessions().0;
+        let forged = Attempt {
+            alice,
+            bob,
+            mode,
+            suite,
+            // The thief has Alice's keys and proves what he can: that he knows a channel of his own.
+            known_to_alice: other.binding.predecessor(),
+            known_to_bob: Some(theirs),
+            faults: Faults::default(),
+        };
+        let (thief, victim) = forged.run();
+        assert_eq!((thief.replaces, victim.replaces), (None, None), "{mode:?}");
+    }
 }
 
 #[test]
 fn n3_16_a_responder_that_does_not_know_the_old_channel_replaces_nothing() {
-    let (mode, suite) = (Mode::ClassicalXx, Suite::ChaChaPoly);
-    let (alice, bob, ours, _) = channel(mode, suite);
-    let known_to_alice = ours.binding.predecessor();
-    let attempt =
-        Attempt { alice, bob, mode, suite, known_to_alice, known_to_bob: None, faults: Faults::default() };
-    let (ours, theirs) = attempt.run();
-    assert_eq!((ours.replaces, theirs.replaces), (None, None));
+    for (mode, suite) in all_pairs() {
+        let (alice, bob, ours, _) = channel(mode, suite);
+        let known_to_alice = ours.binding.predecessor();
+        let faults = Faults::default();
+        let attempt = Attempt { alice, bob, mode, suite, known_to_alice, known_to_bob: None, faults };
+        let (ours, theirs) = attempt.run();
+        assert_eq!((ours.replaces, theirs.replaces), (None, None), "{mode:?}");
+    }
+}
+
+#[test]
+fn n3_16_the_proof_of_one_end_is_none_of_the_other() {
+    for (mode, suite) in all_pairs() {
+        let (alice, bob, ours, theirs) = channel(mode, suite);
+        let known_to_alice = ours.binding.predecessor();
+        let prior = Prior::new(mode, &alice, &bob);
+        let opening = Opening { replaces: Some(known_to_alice), ..prior.opening(suite) };
+        let configs = (alice.config(&bob), bob.config(&alice));
+        let config = Arc::new(configs.0.clone());
+        let mut pair = Pair::with(mode, suite, 1, alice, bob, configs);
+        let listener = Arc::new(HandshakeConfig { bases: prior.bases(), ..pair.bob.config(&pair.alice) });
+        pair.listener.reconfigure(listener).unwrap();
+        pair.initiator = Initiator::new(at(0), config, opening, [7; 32]).unwrap();
+        pair.replaced = Some(theirs);
+        // Up to the responder's CONFIRM, which is not delivered.
+        while pair.responder_end.is_empty() {
+            pair.drain_initiator();
+            pair.drain_responders();
+            if pair.responder_end.is_empty() {
+                let packet = pair.link.pop_front().unwrap();
+                pair.deliver(packet);
+            }
+        }
+        let mut bob = pair.responder_end.pop().unwrap().1.unwrap();
+        assert!(bob.replaces.is_some(), "{mode:?}");
+        // A responder that knows no more than it was sent gives back the initiator's own proof.
+        let proof = initiator_proof(&bob, &ours);
+        let mut echo = Vec::new();
+        let write = |out: &mut Vec<u8>| out.extend_from_slice(&proof);
+        bob.session.sealer.seal_into(pair.now, FrameType::Confirm, 64, write, &mut echo).unwrap();
+        pair.initiator.handle(pair.now, Input::Packet(&echo));
+        pair.drain_initiator();
+        let end = pair.initiator_end.unwrap().unwrap();
+        assert_eq!(end.replaces, None, "{mode:?}: a channel of its own");
+    }
+}
+
+/// The body of the initiator's CONFIRM, as docs/protocol.md §3.4 defines it.
+fn initiator_proof(new: &Established, old: &Session) -> Vec<u8> {
+    let mut key = [0; 32];
+    old.binding.export("rehs", b"", &mut key);
+    let id = new.session.binding.id();
+    [&id[..], &mac(&key, &Label::new("rehs").uint(1).bytes(id).encode())].concat()
 }
 
 #[test]
