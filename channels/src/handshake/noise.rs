@@ -5,7 +5,7 @@
 //!
 //! Specification: docs/protocol.md §3.2, §3.5.
 
-use onward_keys::SharedSecret;
+use onward_keys::{Backend, SharedSecret};
 use snow::params::{
     BaseChoice, CipherChoice, DHChoice, HandshakeChoice, HandshakeModifier, HandshakeModifierList,
     HandshakePattern, HashChoice, KemChoice, NoiseParams,
@@ -115,6 +115,22 @@ impl Noise {
     }
 }
 
+/// snow wipes nothing itself. Another state, without secrets, is put where this one lies, so that its chaining key, its
+/// pre-shared keys and its cipher keys do not stay behind in freed memory.
+impl Drop for Noise {
+    fn drop(&mut self) {
+        let resolver = Resolver::new(Backend::Portable, &[0; 32], [0; 32], Agreements::default());
+        let params = params(Mode::ClassicalXx, Suite::ChaChaPoly);
+        let builder = Builder::with_resolver(params, Box::new(resolver)).local_private_key(&[0; 32]);
+        if let Ok(mut blank) = builder.and_then(Builder::build_initiator) {
+            for place in 0..=PSK_PLACE_MAX {
+                let _ = blank.set_psk(place, &[0; 32]);
+            }
+            *self.state = blank;
+        }
+    }
+}
+
 /// The Noise protocol of a mode and suite. Built by hand, since snow parses no name with ML-KEM; what is hashed is
 /// the name, and snow's one KEM choice is only a token for the KEM that our resolver supplies.
 fn params(mode: Mode, suite: Suite) -> NoiseParams {
@@ -168,6 +184,9 @@ fn protocol_name(mode: Mode, suite: Suite) -> String {
     };
     format!("Noise_{handshake}_{cipher}_BLAKE2s")
 }
+
+/// The last place at which a mode mixes in a pre-shared key.
+const PSK_PLACE_MAX: usize = 3;
 
 /// More than any message of any mode adds to its payload.
 const MESSAGE_ROOM: usize = 1_400;
