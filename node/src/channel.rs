@@ -6,7 +6,7 @@
 //!
 //! Specification: docs/protocol.md §3.2, §3.4.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -16,8 +16,8 @@ use onward_channels::identity::{
     Identifier, Identity as History, KnownHistories, Params, Purpose, Trust, VerifiedHistory, channel_payload,
 };
 use onward_channels::{
-    Bases, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
-    Listener as Handshakes, LocalIdentity, Mode, Now, Opening, Output, Padding, Predecessor, Profile,
+    Bases, Basis, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
+    Listener as Handshakes, LocalIdentity, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Psk,
     Responder, Suite, To, Verdict,
 };
 use onward_keys::{Backend, KeyId, KeyUsage, PublicHalf, Vault};
@@ -27,8 +27,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::error::NodeError;
+use crate::introduction::Introduction;
 use crate::limits::ChannelLimits;
 use crate::secure::{Arrived, Encryptor, Opened, Session};
+use crate::state::StateDir;
+use crate::tickets::TicketStore;
 
 /// How often the node looks after its channels' timers.
 const TICK: Duration = Duration::from_secs(1);
@@ -79,6 +82,12 @@ impl Identity {
         self.local.identifier
     }
 
+    /// What a peer may know beforehand: history and attested channel key.
+    #[must_use]
+    pub fn introduction(&self) -> Introduction {
+        Introduction::of(self.identifier(), &self.local.payload)
+    }
+
     /// The public history as text, for a peer's file.
     #[must_use]
     pub fn export(&self) -> String {
@@ -115,6 +124,17 @@ pub struct ChannelOptions {
     pub app: Vec<u8>,
     /// How records are padded; not at all by default.
     pub padding: Padding,
+    /// What a listener answers; by default what the node's [`ChannelLimits`] allow, which is
+    /// [`Mode::HybridXx`] with either cipher.
+    pub accepts: Option<BTreeSet<(Mode, Suite)>>,
+    /// Keys shared within a deployment: a listener answers each, an initiator uses the first.
+    pub psks: Vec<Arc<Psk>>,
+    /// Peers known beforehand: an initiator needs its peer's in modes 5 to 7, a listener those of the
+    /// peers that may use mode 7, at most 16.
+    pub introductions: Vec<Introduction>,
+    /// Whether an initiator keeps a ticket to resume the channel with. A listener that accepts
+    /// [`Mode::Resumption`] keeps its half.
+    pub resumable: bool,
 }
 
 impl Default for ChannelOptions {
@@ -127,6 +147,10 @@ impl Default for ChannelOptions {
             backend,
             app: Vec::new(),
             padding: Padding::None,
+            accepts: None,
+            psks: Vec::new(),
+            introductions: Vec::new(),
+            resumable: false,
         }
     }
 }
@@ -139,6 +163,7 @@ pub(crate) struct Channels {
     /// Set when a history was learned that is not stored yet.
     pub(crate) learned: AtomicBool,
     limits: ChannelLimits,
+    tickets: TicketStore,
     open: Mutex<HashMap<u128, Kept>>,
     responders: Mutex<JoinSet<()>>,
 }
@@ -263,16 +288,19 @@ impl Channels {
         vault: Arc<dyn Vault>,
         known: KnownHistories,
         limits: ChannelLimits,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+        state: Option<Arc<StateDir>>,
+    ) -> Result<Arc<Self>, NodeError> {
+        let tickets = TicketStore::open(now(&router), state, limits.tickets)?;
+        Ok(Arc::new(Self {
             router,
             vault,
             known: Arc::new(RwLock::new(known)),
             learned: AtomicBool::new(false),
             limits,
+            tickets,
             open: Mutex::default(),
             responders: Mutex::default(),
-        })
+        }))
     }
 
     /// Runs the timers of all channels as long as the node does.
@@ -320,15 +348,19 @@ impl Channels {
             Peer::Any(trust) => (None, trust),
         };
         let config = self.config(identity, trust, &options);
-        let now = now(&self.router);
-        let opening = Opening::new(options.mode, options.suite, to);
-        let initiator = Initiator::new(now, config, opening, self.seed()?)?;
+        let basis = self.basis(identity.identifier(), to, &options)?;
+        let opening = Opening { basis, ..Opening::new(options.mode, options.suite, to) };
+        let initiator = Initiator::new(now(&self.router), config, opening, self.seed()?)?;
         let (session, inbox) = self.new_session();
         let guard = Unfinished { channels: self, session: &session };
         let driver =
             Driver { channels: self, session: &session, way: Path::Initiator { route, peer: None }, inbox };
         let established = driver.run(Handshake::Initiator(Box::new(initiator))).await?;
         std::mem::forget(guard);
+        if options.resumable {
+            let now = now(&self.router);
+            self.tickets.keep(now, established.established.ticket(now, identity.identifier()));
+        }
         self.establish(&session, established, None).await;
         Ok(Channel { channels: Arc::clone(self), session })
     }
@@ -342,18 +374,47 @@ impl Channels {
         options: &ChannelOptions,
     ) -> Result<ChannelListener, NodeError> {
         let config = self.config(identity, trust, options);
-        let handshakes = Handshakes::new(config, self.limits.listener.clone())?;
+        let mut limits = self.limits.listener.clone();
+        limits.allowed = options.accepts.clone().unwrap_or(limits.allowed);
+        let resumes = limits.allowed.iter().any(|(mode, _)| mode.is_resumption());
+        let handshakes = Handshakes::new(config, limits)?;
         let inside = FlowId::from_number(self.router.random());
         self.router.reach_mut().open_flow(inside, FlowKind::Channel, None);
         let accepting = Arc::new(Accepting {
             channels: Arc::clone(self),
             address: address.clone(),
             inside,
+            resumes: resumes.then_some(identity.identifier()),
             handshakes: Mutex::new(handshakes),
             running: Mutex::default(),
         });
         self.router.add_step(&address, Arc::new(AcceptStep(Arc::clone(&accepting))))?;
         Ok(ChannelListener { accepting })
+    }
+
+    /// What an initiator's handshake rests on, as its mode asks for it. A ticket is taken out for good.
+    fn basis(
+        &self,
+        local: Identifier,
+        to: Option<Identifier>,
+        options: &ChannelOptions,
+    ) -> Result<Basis, NodeError> {
+        let mode = options.mode;
+        let basis = match (mode.has_psk(), mode.has_two_messages()) {
+            (false, false) => Some(Basis::Nothing),
+            (true, false) => options.psks.first().map(|psk| Basis::Psk(Arc::clone(psk))),
+            (false, true) => {
+                let mut known = options.introductions.iter();
+                let known = known.find(|known| Some(known.identifier()) == to);
+                known.map(|known| Basis::Introduction(known.payload()))
+            }
+            (true, true) => {
+                let to = to.ok_or(NodeError::Misuse("resumption needs a named peer"))?;
+                let ticket = self.tickets.take(now(&self.router), local, to);
+                return Ok(Basis::Ticket(Box::new(ticket.ok_or(NodeError::NoTicket(to))?)));
+            }
+        };
+        basis.ok_or(NodeError::Misuse("a handshake mode without what it rests on"))
     }
 
     fn config(&self, identity: &Identity, trust: Trust, options: &ChannelOptions) -> Arc<HandshakeConfig> {
@@ -363,7 +424,11 @@ impl Channels {
             local: Arc::clone(&identity.local),
             trust: Arc::new(trust),
             known: Arc::clone(&self.known),
-            bases: Bases::default(),
+            bases: Bases {
+                psks: options.psks.clone(),
+                introductions: options.introductions.iter().map(Introduction::payload).collect(),
+                tickets: self.tickets.shared(),
+            },
             backend: options.backend,
             app: options.app.clone(),
             profile: Profile::Live,
@@ -479,6 +544,8 @@ struct Accepting {
     address: Address,
     /// The parent flow of all channels accepted here: what it exposes, they do.
     inside: FlowId,
+    /// The identity whose channels can be resumed here, if they can.
+    resumes: Option<Identifier>,
     handshakes: Mutex<Handshakes>,
     running: Mutex<HashMap<HandshakeId, Running>>,
 }
@@ -514,6 +581,10 @@ impl Accepting {
                 Ok(finished) => {
                     std::mem::forget(guard);
                     accepting.handshakes().established(id);
+                    if let Some(local) = accepting.resumes {
+                        let now = now(&channels.router);
+                        channels.tickets.keep(now, finished.established.ticket(now, local));
+                    }
                     channels.establish(&driven, finished, Some((accepting, id))).await;
                 }
                 Err(error) => {
@@ -663,7 +734,7 @@ impl Driver<'_> {
                         let found = self.channels.predecessor(&hs_id);
                         handshake.handle(now(router), Input::Found(found));
                     }
-                    Output::Spend(..) => return Err(NodeError::Misuse("a ticket that is nowhere kept")),
+                    Output::Spend(role, id) => self.channels.tickets.erase(role, id)?,
                     Output::Established(established) => {
                         let onward = self.way.to(To::Peer).ok_or(NodeError::Misuse("no way to the peer"))?;
                         return Ok(Finished { established, onward });

@@ -16,10 +16,19 @@ pub struct Limits {
 
 /// The bounds of secure channels.
 #[cfg(feature = "channels")]
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ChannelLimits {
     /// Handshakes of one channel listener.
     pub listener: onward_channels::ListenerLimits,
+    /// Tickets of channels that can be resumed; those that end first give way.
+    pub tickets: usize,
+}
+
+#[cfg(feature = "channels")]
+impl Default for ChannelLimits {
+    fn default() -> Self {
+        Self { listener: onward_channels::ListenerLimits::default(), tickets: 10_000 }
+    }
 }
 
 /// One bound, for people.
@@ -108,6 +117,7 @@ impl Limits {
                 self.channels.listener.new_per_second.to_string(),
                 "new handshakes of one flow without a cookie",
             ),
+            row("channels.tickets", self.channels.tickets.to_string(), "channels that can be resumed"),
         ]);
         rows
     }

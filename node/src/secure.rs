@@ -88,6 +88,8 @@ enum Received {
     Message(Message),
     /// Nothing for anybody.
     Nothing,
+    /// The peer wants this end's CONFIRM again.
+    Confirm,
     /// The peer closed the channel.
     Closed,
 }
@@ -407,6 +409,8 @@ enum Record {
     Data(Range<usize>),
     /// A message that came in pieces.
     Whole(Vec<u8>),
+    /// The initiator confirms again: the CONFIRM that answered it was lost.
+    Confirm,
     Close,
     Nothing,
 }
@@ -427,7 +431,7 @@ impl Ready {
     fn open(&self, router: &Arc<Router>, record: &mut [u8], ret: Option<&Route>) -> Record {
         let now = now(router);
         let mut opening = lock(&self.opening);
-        let Opening { opener, reassembly, .. } = &mut *opening;
+        let Opening { opener, reassembly, confirmation, .. } = &mut *opening;
         let Ok(frame) = opener.open_in_place(now, record) else { return Record::Nothing };
         let newest = frame.newest;
         let opened = match frame.content {
@@ -439,6 +443,7 @@ impl Ready {
                     _ => Record::Nothing,
                 }
             }
+            Content::Confirm(_) if confirmation.answers_confirms() => Record::Confirm,
             Content::Close { .. } => Record::Close,
             _ => Record::Nothing,
         };
@@ -478,6 +483,7 @@ impl Ready {
                 let whole = Bytes::from(whole);
                 self.take_in(router, Message::decode_shared(&whole, router.limits().payload_bytes, None))
             }
+            Record::Confirm => Received::Confirm,
             Record::Close => Received::Closed,
             Record::Data(_) | Record::Nothing => Received::Nothing,
         }
@@ -542,6 +548,10 @@ impl Step for Session {
                 Next::Forward(inner)
             }
             Received::Nothing => Next::Done(Some(message)),
+            Received::Confirm => {
+                self.confirm_if(router, |_| true);
+                Next::Done(Some(message))
+            }
             Received::Closed => {
                 self.closed.store(true, Ordering::Relaxed);
                 router.flow_lost(ready.flow, false);
