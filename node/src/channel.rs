@@ -6,7 +6,7 @@
 //!
 //! Specification: docs/protocol.md §3.2, §3.4.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -14,9 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use onward_channels::identity::{Identifier, KnownHistories, Trust, VerifiedHistory};
 use onward_channels::{
-    Bases, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
-    Listener as Handshakes, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Responder, Suite, To,
-    Verdict,
+    Bases, Basis, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
+    Listener as Handshakes, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Psk, Responder, Suite,
+    To, Verdict,
 };
 use onward_keys::{Backend, Vault};
 use onward_routing::{Address, FlowId, FlowKind, Message, Route, RouteRef};
@@ -26,9 +26,12 @@ use tokio::task::JoinSet;
 
 use crate::error::NodeError;
 use crate::identity::{Identities, Identity};
+use crate::introduction::Introduction;
 use crate::limits::ChannelLimits;
 use crate::line::{Carrier, Intent, Line, Offered, may_return};
 use crate::secure::{Arrived, Encryptor, Session, Tick};
+use crate::state::StateDir;
+use crate::tickets::TicketStore;
 
 /// How often the node looks after its channels' timers.
 const TICK: Duration = Duration::from_secs(1);
@@ -60,6 +63,17 @@ pub struct ChannelOptions {
     pub app: Vec<u8>,
     /// How records are padded; not at all by default.
     pub padding: Padding,
+    /// What a listener answers; by default what the node's [`ChannelLimits`] allow, which is
+    /// [`Mode::HybridXx`] with either cipher.
+    pub accepts: Option<BTreeSet<(Mode, Suite)>>,
+    /// Keys shared within a deployment: a listener answers each, an initiator uses the first.
+    pub psks: Vec<Arc<Psk>>,
+    /// Peers known beforehand: an initiator needs its peer's in modes 5 to 7, a listener those of the
+    /// peers that may use mode 7, at most 16.
+    pub introductions: Vec<Introduction>,
+    /// Whether an initiator keeps a ticket to resume the channel with. A listener that accepts
+    /// [`Mode::Resumption`] keeps its half.
+    pub resumable: bool,
 }
 
 impl Default for ChannelOptions {
@@ -72,6 +86,10 @@ impl Default for ChannelOptions {
             backend,
             app: Vec::new(),
             padding: Padding::None,
+            accepts: None,
+            psks: Vec::new(),
+            introductions: Vec::new(),
+            resumable: false,
         }
     }
 }
@@ -88,6 +106,7 @@ pub(crate) struct Channels {
     alarms: AtomicUsize,
     limits: ChannelLimits,
     profile: Arc<Profile>,
+    tickets: TicketStore,
     lines: Mutex<HashMap<u128, Arc<Line>>>,
     /// Handshakes: those of responders, and those that renew a channel.
     handshakes: Mutex<JoinSet<()>>,
@@ -213,8 +232,10 @@ impl Channels {
         vault: Arc<dyn Vault>,
         known: KnownHistories,
         limits: ChannelLimits,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+        state: Option<Arc<StateDir>>,
+    ) -> Result<Arc<Self>, NodeError> {
+        let tickets = TicketStore::open(now(&router), state, limits.tickets)?;
+        Ok(Arc::new(Self {
             router,
             identities: Identities::new(Arc::clone(&vault), limits.attestation),
             vault,
@@ -223,9 +244,10 @@ impl Channels {
             alarms: AtomicUsize::new(0),
             profile: Arc::new(limits.profile.clone()),
             limits,
+            tickets,
             lines: Mutex::default(),
             handshakes: Mutex::default(),
-        })
+        }))
     }
 
     /// Looks after channels and identities as long as the node runs.
@@ -320,7 +342,7 @@ impl Channels {
             Peer::Any(trust) => (None, trust),
         };
         let intent = Intent { identity: identity.clone(), route, trust: Arc::new(trust), options };
-        let (session, finished) = self.initiate(&intent, to, None).await?;
+        let (session, finished) = self.initiate(&intent, intent.options.mode, to, None).await?;
         let line = self.establish(session, finished, Some(intent), None).await;
         Ok(Channel { channels: Arc::clone(self), line })
     }
@@ -329,20 +351,25 @@ impl Channels {
     async fn initiate(
         &self,
         intent: &Intent,
+        mode: Mode,
         to: Option<Identifier>,
         replaces: Option<Predecessor>,
     ) -> Result<(Arc<Session>, Finished), NodeError> {
         let Intent { identity, route, trust, options } = intent;
         let config = self.config(identity, Arc::clone(trust), options);
-        let now = now(&self.router);
-        let opening = Opening { replaces, ..Opening::new(options.mode, options.suite, to) };
-        let initiator = Initiator::new(now, config, opening, self.seed()?)?;
+        let basis = self.basis(identity.identifier(), to, mode, options)?;
+        let opening = Opening { basis, replaces, ..Opening::new(mode, options.suite, to) };
+        let initiator = Initiator::new(now(&self.router), config, opening, self.seed()?)?;
         let (session, inbox) = self.new_session();
         let guard = Unfinished { channels: self, session: &session };
         let way = Path::Initiator { route: route.clone(), peer: None };
         let driver = Driver { channels: self, session: &session, accepting: None, way, inbox };
         let finished = driver.run(Handshake::Initiator(Box::new(initiator))).await?;
         std::mem::forget(guard);
+        if options.resumable {
+            let now = now(&self.router);
+            self.tickets.keep(now, finished.established.ticket(now, identity.identifier()));
+        }
         Ok((session, finished))
     }
 
@@ -355,7 +382,7 @@ impl Channels {
         self.handshakes().spawn(async move {
             if let Some(intent) = &line.intent {
                 let replaces = line.session().predecessor();
-                match channels.initiate(intent, Some(line.peer), replaces).await {
+                match channels.initiate(intent, intent.renewal_mode(), Some(line.peer), replaces).await {
                     Ok((session, finished)) => channels.succeed(&line, session, finished).await,
                     Err(error) => tracing::debug!(%error, "a channel was not renewed"),
                 }
@@ -428,7 +455,10 @@ impl Channels {
         options: &ChannelOptions,
     ) -> Result<ChannelListener, NodeError> {
         let config = self.config(identity, Arc::new(trust), options);
-        let handshakes = Handshakes::new(Arc::clone(&config), self.limits.listener.clone())?;
+        let mut limits = self.limits.listener.clone();
+        limits.allowed = options.accepts.clone().unwrap_or(limits.allowed);
+        let resumes = limits.allowed.iter().any(|(mode, _)| mode.is_resumption());
+        let handshakes = Handshakes::new(Arc::clone(&config), limits)?;
         let inside = FlowId::from_number(self.router.random());
         self.router.reach_mut().open_flow(inside, FlowKind::Channel, None);
         let accepting = Arc::new(Accepting {
@@ -437,11 +467,37 @@ impl Channels {
             config: Mutex::new(Arc::clone(&config)),
             address: address.clone(),
             inside,
+            resumes: resumes.then_some(identity.identifier()),
             handshakes: Mutex::new(handshakes),
             running: Mutex::default(),
         });
         self.router.add_step(&address, Arc::new(AcceptStep(Arc::clone(&accepting))))?;
         Ok(ChannelListener { accepting })
+    }
+
+    /// What an initiator's handshake rests on, as its mode asks for it. A ticket is taken out for good.
+    fn basis(
+        &self,
+        local: Identifier,
+        to: Option<Identifier>,
+        mode: Mode,
+        options: &ChannelOptions,
+    ) -> Result<Basis, NodeError> {
+        let basis = match (mode.has_psk(), mode.has_two_messages()) {
+            (false, false) => Some(Basis::Nothing),
+            (true, false) => options.psks.first().map(|psk| Basis::Psk(Arc::clone(psk))),
+            (false, true) => {
+                let mut known = options.introductions.iter();
+                let known = known.find(|known| Some(known.identifier()) == to);
+                known.map(|known| Basis::Introduction(known.payload()))
+            }
+            (true, true) => {
+                let to = to.ok_or(NodeError::Misuse("resumption needs a named peer"))?;
+                let ticket = self.tickets.take(now(&self.router), local, to);
+                return Ok(Basis::Ticket(Box::new(ticket.ok_or(NodeError::NoTicket(to))?)));
+            }
+        };
+        basis.ok_or(NodeError::Misuse("a handshake mode without what it rests on"))
     }
 
     fn config(
@@ -456,7 +512,11 @@ impl Channels {
             local: identity.local(),
             trust,
             known: Arc::clone(&self.known),
-            bases: Bases::default(),
+            bases: Bases {
+                psks: options.psks.clone(),
+                introductions: options.introductions.iter().map(Introduction::payload).collect(),
+                tickets: self.tickets.shared(),
+            },
             backend: options.backend,
             app: options.app.clone(),
             profile: Arc::clone(&self.profile),
@@ -574,6 +634,8 @@ pub(crate) struct Accepting {
     config: Mutex<Arc<HandshakeConfig>>,
     /// The parent flow of all channels accepted here: what it exposes, they do.
     inside: FlowId,
+    /// The identity whose channels can be resumed here, if they can.
+    resumes: Option<Identifier>,
     handshakes: Mutex<Handshakes>,
     running: Mutex<HashMap<HandshakeId, Running>>,
 }
@@ -624,6 +686,10 @@ impl Accepting {
                 Ok(finished) => {
                     std::mem::forget(guard);
                     accepting.handshakes().established(id);
+                    if let Some(local) = accepting.resumes {
+                        let now = now(&channels.router);
+                        channels.tickets.keep(now, finished.established.ticket(now, local));
+                    }
                     channels.accepted(driven, finished, accepting, id).await;
                 }
                 Err(error) => {
@@ -777,7 +843,7 @@ impl Driver<'_> {
                         let found = self.accepting.and_then(find);
                         handshake.handle(now(router), Input::Found(found));
                     }
-                    Output::Spend(..) => return Err(NodeError::Misuse("a ticket that is nowhere kept")),
+                    Output::Spend(role, id) => self.channels.tickets.erase(role, id)?,
                     Output::Established(established) => {
                         let onward = self.way.to(To::Peer).ok_or(NodeError::Misuse("no way to the peer"))?;
                         return Ok(Finished { established, onward });

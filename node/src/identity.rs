@@ -16,6 +16,7 @@ use onward_keys::{KeyId, KeyUsage, PublicHalf, Vault};
 
 use crate::channel::unix_now;
 use crate::error::NodeError;
+use crate::introduction::Introduction;
 
 /// How often the node looks for attestations to renew.
 const LOOK: Duration = Duration::from_secs(1);
@@ -47,6 +48,12 @@ impl Identity {
     #[must_use]
     pub fn identifier(&self) -> Identifier {
         self.identifier
+    }
+
+    /// What a peer may know beforehand: history and attested channel key.
+    #[must_use]
+    pub fn introduction(&self) -> Introduction {
+        Introduction::of(self.identifier, &self.local().payload)
     }
 
     /// The public history as text, for a peer's file.

@@ -11,6 +11,8 @@ mod channel;
 mod error;
 #[cfg(feature = "channels")]
 mod identity;
+#[cfg(feature = "channels")]
+mod introduction;
 mod limits;
 #[cfg(feature = "channels")]
 mod line;
@@ -18,6 +20,8 @@ mod node;
 #[cfg(feature = "channels")]
 mod secure;
 mod state;
+#[cfg(feature = "channels")]
+mod tickets;
 
 #[cfg(feature = "channels")]
 pub use channel::{Channel, ChannelListener, ChannelOptions, Peer};
@@ -26,11 +30,13 @@ pub use identity::Identity;
 #[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
 #[cfg(feature = "channels")]
-pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Suite};
+pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite};
 #[cfg(feature = "channels")]
-pub use onward_keys::{Backend, KeyError, SoftwareVault, Vault};
+pub use onward_keys::{Backend, KeyError, SharedSecret, SoftwareVault, Vault};
 
 pub use error::NodeError;
+#[cfg(feature = "channels")]
+pub use introduction::Introduction;
 #[cfg(feature = "channels")]
 pub use limits::ChannelLimits;
 pub use limits::{LimitRow, Limits};

@@ -24,6 +24,8 @@ pub struct ChannelLimits {
     pub profile: onward_channels::Profile,
     /// How long an identity's channel key is attested for, by default 30 days; it is attested again after half of that.
     pub attestation: std::time::Duration,
+    /// Tickets of channels that can be resumed; those that end first give way.
+    pub tickets: usize,
 }
 
 #[cfg(feature = "channels")]
@@ -33,6 +35,7 @@ impl Default for ChannelLimits {
             listener: onward_channels::ListenerLimits::default(),
             profile: onward_channels::Profile::live(),
             attestation: std::time::Duration::from_secs(30 * 24 * 3600),
+            tickets: 10_000,
         }
     }
 }
@@ -165,6 +168,7 @@ impl ChannelLimits {
                 time(self.attestation),
                 "showing peers one attestation of a channel key",
             ),
+            row("channels.tickets", self.tickets.to_string(), "channels that can be resumed"),
             row("channels.drain", time(profile.drain), "a renewed channel still opens what was under way"),
         ]
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use onward_channels::identity::{Identifier, Trust};
-use onward_channels::{CloseCode, HandshakeId, Predecessor};
+use onward_channels::{CloseCode, HandshakeId, Mode, Predecessor};
 use onward_routing::{Address, FlowId, Route};
 
 use crate::channel::{Accepting, ChannelOptions};
@@ -35,6 +35,13 @@ pub(crate) struct Intent {
     pub(crate) route: Route,
     pub(crate) trust: Arc<Trust>,
     pub(crate) options: ChannelOptions,
+}
+
+impl Intent {
+    /// The mode of a handshake for the next session: a resumption's ticket is spent.
+    pub(crate) fn renewal_mode(&self) -> Mode {
+        if self.options.mode.is_resumption() { Mode::HybridXx } else { self.options.mode }
+    }
 }
 
 /// A session with what ends together with it.

@@ -68,7 +68,7 @@ impl NodeBuilder {
     /// [`NodeError::StateInUse`], [`NodeError::State`], [`NodeError::System`].
     pub async fn start(self) -> Result<Node, NodeError> {
         let router = Router::new(self.limits.workers.clone())?;
-        let state = self.state.as_deref().map(StateDir::open).transpose()?;
+        let state = self.state.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
         let streams = transports::Streams::new(self.limits.streams.clone());
         #[cfg(feature = "tcp")]
         let tcp = transports::TcpTransport::new(Arc::clone(&streams), transports::TcpOptions::default());
@@ -88,8 +88,14 @@ impl NodeBuilder {
                 }
                 (None, None) => Arc::new(onward_keys::SoftwareVault::ephemeral()),
             };
-            let known = load_histories(state.as_ref())?;
-            let channels = Channels::new(Arc::clone(&router), vault, known, self.limits.channels.clone());
+            let known = load_histories(state.as_deref())?;
+            let channels = Channels::new(
+                Arc::clone(&router),
+                vault,
+                known,
+                self.limits.channels.clone(),
+                state.clone(),
+            )?;
             tasks.spawn(Arc::clone(&channels).run());
             channels
         };
@@ -141,7 +147,7 @@ struct Inner {
     tcp: Arc<transports::TcpTransport>,
     #[cfg(feature = "channels")]
     channels: Arc<Channels>,
-    state: Option<StateDir>,
+    state: Option<Arc<StateDir>>,
     tasks: Mutex<JoinSet<()>>,
     workers: Mutex<Vec<WorkerHandle>>,
     supervisors: Mutex<Vec<SupervisorHandle>>,
@@ -223,7 +229,7 @@ impl Node {
     /// The state directory, if the node has one.
     #[must_use]
     pub fn state(&self) -> Option<&StateDir> {
-        self.inner.state.as_ref()
+        self.inner.state.as_deref()
     }
 
     /// Starts a worker that answers each request with what `function` returns.
@@ -567,7 +573,8 @@ impl Node {
     /// As [`Node::open_channel`], with options.
     ///
     /// # Errors
-    /// As [`Node::open_channel`].
+    /// As [`Node::open_channel`]; [`NodeError::Misuse`] for a mode without what it rests on, and
+    /// [`NodeError::NoTicket`] where there is nothing to resume.
     pub async fn open_channel_with(
         &self,
         identity: &Identity,

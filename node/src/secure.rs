@@ -100,7 +100,7 @@ enum Received {
     Message(Message),
     /// Nothing for anybody.
     Nothing,
-    /// The peer confirms the handshake, perhaps not for the first time.
+    /// The peer wants this end's CONFIRM again.
     Confirm,
     /// The peer closed the session.
     Closed(CloseCode),
@@ -450,8 +450,9 @@ enum Record {
     Data(Range<usize>),
     /// A message that came in pieces.
     Whole(Vec<u8>),
-    Close(CloseCode),
+    /// The initiator confirms again: the CONFIRM that answered it was lost.
     Confirm,
+    Close(CloseCode),
     Nothing,
 }
 
@@ -472,7 +473,9 @@ impl Ready {
     fn open(&self, router: &Arc<Router>, record: &mut [u8], ret: Option<&Route>) -> Record {
         let now = now(router);
         let mut opening = lock(&self.opening);
-        let Some(Opening { opener, reassembly, used, .. }) = &mut *opening else { return Record::Nothing };
+        let Some(Opening { opener, reassembly, confirmation, used, .. }) = &mut *opening else {
+            return Record::Nothing;
+        };
         let Ok(frame) = opener.open_in_place(now, record) else { return Record::Nothing };
         let newest = frame.newest;
         *used |= !matches!(frame.content, Content::Confirm(_));
@@ -485,8 +488,8 @@ impl Ready {
                     _ => Record::Nothing,
                 }
             }
+            Content::Confirm(_) if confirmation.answers_confirms() => Record::Confirm,
             Content::Close { code, .. } => Record::Close(code),
-            Content::Confirm(_) => Record::Confirm,
             Content::Rehandshake => {
                 self.want_renewal();
                 Record::Nothing
@@ -529,8 +532,8 @@ impl Ready {
                 let whole = Bytes::from(whole);
                 self.take_in(router, Message::decode_shared(&whole, router.limits().payload_bytes, None))
             }
-            Record::Close(code) => Received::Closed(code),
             Record::Confirm => Received::Confirm,
+            Record::Close(code) => Received::Closed(code),
             Record::Data(_) | Record::Nothing => Received::Nothing,
         }
     }
@@ -606,7 +609,7 @@ impl Step for Session {
             }
             Received::Nothing => Next::Done(Some(message)),
             Received::Confirm => {
-                self.confirm_if(router, Confirmation::answers_confirms);
+                self.confirm_if(router, |_| true);
                 Next::Done(Some(message))
             }
             Received::Closed(code) => {
