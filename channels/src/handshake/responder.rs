@@ -42,7 +42,7 @@ enum State {
     /// SENT2: the second message is out.
     Sent2 { awaited: Awaited, packet: Vec<u8>, sent: Duration, resent: u8, early: Early },
     /// The third message was good and says that it replaces a channel, which the driver looks for.
-    Finding { ready: Ready, early: Early },
+    Finding { ready: Box<Ready>, early: Early },
     /// Established or failed.
     Over,
 }
@@ -62,12 +62,12 @@ enum Awaited {
     /// The third message.
     Third(Noise),
     /// The initiator's CONFIRM, as everything else is there.
-    Confirm(Ready),
+    Confirm(Box<Ready>),
 }
 
 /// A channel that only lacks its confirmation.
 struct Ready {
-    session: Box<Session>,
+    session: Session,
     peer: VerifiedPeer,
     replaced: Option<Predecessor>,
 }
@@ -192,7 +192,7 @@ impl Responder {
                 };
                 self.outputs.extend(replaces.map(Output::Find));
                 let session = session(&self.config, now, &self.terms, Role::Responder, split, &peer);
-                Awaited::Confirm(Ready { session: Box::new(session), peer, replaced: None })
+                Awaited::Confirm(Box::new(Ready { session, peer, replaced: None }))
             }
         };
         self.state = State::Sent2 { awaited, packet, sent: now.mono, resent: 0, early: Early::default() };
@@ -302,7 +302,7 @@ impl Responder {
         let body = session.binding.confirm(Role::Responder, None);
         session.confirmation = Confirmation::new(Answers::Third(onward_keys::hash(packet)), body);
         let replaces = peer.replaces();
-        let ready = Ready { session: Box::new(session), peer, replaced: None };
+        let ready = Box::new(Ready { session, peer, replaced: None });
         match replaces {
             None => self.establish(now, ready, early, false),
             Some(id) => {
@@ -369,9 +369,8 @@ impl Responder {
     }
 
     /// Sends this end's CONFIRM: the channel is ready. With `succeeds`, both ends know the channel it replaces.
-    fn establish(&mut self, now: Now, ready: Ready, early: Early, succeeds: bool) {
-        let Ready { session, peer, replaced } = ready;
-        let mut session = *session;
+    fn establish(&mut self, now: Now, ready: Box<Ready>, early: Early, succeeds: bool) {
+        let Ready { mut session, peer, replaced } = *ready;
         let replaced = replaced.filter(|_| succeeds);
         if replaced.is_some() {
             let body = session.binding.confirm(Role::Responder, replaced.as_ref());
