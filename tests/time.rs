@@ -57,7 +57,14 @@ async fn start_bank(
     node.start_worker("echo", Echo).unwrap();
     let bank = node.load_or_create_identity("bank").await.unwrap();
     node.accept_channels("bank", &bank, Trust::pinned([client])).unwrap().expose("echo").unwrap();
-    let listener = node.listen_tcp(at).await.unwrap();
+    // The socket of one that was just dropped closes when its task has ended.
+    let mut listener = node.listen_tcp(at).await;
+    let began = Instant::now();
+    while listener.is_err() && began.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        listener = node.listen_tcp(at).await;
+    }
+    let listener = listener.unwrap();
     listener.expose("bank").unwrap();
     (node, listener, bank)
 }
@@ -148,6 +155,26 @@ async fn an_attestation_is_renewed_before_it_runs_out() {
     tokio::time::sleep(Duration::from_secs(6)).await;
     let (_channel, echo) = open(&client, &alice, &listener, &bank).await;
     echo.ask::<_, Raw>(&raw("later")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_ends_with_what_its_peer_has_shown_and_returns_with_newer() {
+    let mut short = steady();
+    short.channels.attestation = Duration::from_secs(3);
+    let home = tempfile::tempdir().unwrap();
+    let client = Node::builder("client").limits(short).start().await.unwrap();
+    let alice = client.create_identity().await.unwrap();
+    let (_node, listener, bank) = start_bank(home.path(), "127.0.0.1:0", alice.identifier(), steady()).await;
+    let (channel, echo) = open(&client, &alice, &listener, &bank).await;
+    echo.ask::<_, Raw>(&raw("before")).await.unwrap();
+    let began = Instant::now();
+    // The client shows its newest attestation in handshakes only, and the listener wants to see a valid one.
+    while channel.renewals() == 0 {
+        assert!(began.elapsed() < Duration::from_secs(30), "the listener keeps what has run out");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(began.elapsed() >= Duration::from_secs(2) && !channel.is_closed());
+    echo.ask::<_, Raw>(&raw("after")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,8 +8,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use onward_channels::identity::{Identifier, KnownHistories, Trust, VerifiedHistory};
@@ -19,7 +19,7 @@ use onward_channels::{
     To, Verdict,
 };
 use onward_keys::{Backend, Vault};
-use onward_routing::{Address, FlowId, FlowKind, Message, Route, RouteRef};
+use onward_routing::{Address, ErrorCode, FlowId, FlowKind, Message, Route, RouteRef};
 use onward_workers::{Charge, Next, Router, Step};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -100,8 +100,8 @@ pub(crate) struct Channels {
     pub(crate) identities: Identities,
     pub(crate) vault: Arc<dyn Vault>,
     pub(crate) known: Arc<RwLock<KnownHistories>>,
-    /// Set when a history was learned that is not stored yet.
-    pub(crate) learned: AtomicBool,
+    /// Handshakes whose peers were accepted: each may have taught a history.
+    pub(crate) learned: AtomicU64,
     /// How many forks of histories have been logged.
     alarms: AtomicUsize,
     limits: ChannelLimits,
@@ -188,6 +188,7 @@ impl fmt::Debug for Channel {
 /// Accepts channels at a worker address. Dropping the handle leaves it accepting.
 #[derive(Clone)]
 pub struct ChannelListener {
+    channels: Arc<Channels>,
     accepting: Arc<Accepting>,
 }
 
@@ -204,7 +205,7 @@ impl ChannelListener {
     /// [`NodeError::Address`] for a malformed name.
     pub fn expose(&self, worker: &str) -> Result<(), NodeError> {
         let worker = Address::local(worker)?;
-        let router = &self.accepting.channels.router;
+        let router = &self.channels.router;
         router.reach_mut().expose(self.accepting.inside, &worker).map_err(|_| NodeError::SecureOnly(worker))
     }
 
@@ -216,7 +217,7 @@ impl ChannelListener {
 
     /// Accepts no more; channels that are open stay so.
     pub fn close(&self) {
-        self.accepting.channels.router.remove(&self.accepting.address);
+        self.channels.router.remove(&self.accepting.address);
     }
 }
 
@@ -240,7 +241,7 @@ impl Channels {
             identities: Identities::new(Arc::clone(&vault), limits.attestation),
             vault,
             known: Arc::new(RwLock::new(known)),
-            learned: AtomicBool::new(false),
+            learned: AtomicU64::new(0),
             alarms: AtomicUsize::new(0),
             profile: Arc::new(limits.profile.clone()),
             limits,
@@ -301,6 +302,11 @@ impl Channels {
                     Some(true) => self.renew(line),
                 }
             }
+        }
+        let learned = self.learned.load(Ordering::Relaxed);
+        if let Err(error) = line.check_again(unix_now(), learned, &self.known) {
+            tracing::info!(peer = %line.peer, %error, "a channel's peer is accepted no more");
+            return self.close(line, CloseCode::Credential);
         }
         if let Some(next) = line.take_used() {
             self.move_line(line, next);
@@ -401,6 +407,8 @@ impl Channels {
             tracing::warn!(peer = %line.peer, "a channel was not renewed: its peer does not know it");
             return self.forget(&session);
         }
+        line.show(finished.established.peer.clone());
+        self.learned.fetch_add(1, Ordering::Relaxed);
         let early = session.open(line, finished);
         if !is_proved {
             self.router.flow_lost(line.flow, false);
@@ -426,6 +434,8 @@ impl Channels {
             self.establish(session, finished, None, Some((accepting, id))).await;
             return;
         };
+        line.show(finished.established.peer.clone());
+        self.learned.fetch_add(1, Ordering::Relaxed);
         let early = session.open(&line, finished);
         let next = Carrier { session: Arc::clone(&session), accepted: Some((accepting, id)) };
         if let Some(unused) = line.expect(next) {
@@ -462,7 +472,6 @@ impl Channels {
         let inside = FlowId::from_number(self.router.random());
         self.router.reach_mut().open_flow(inside, FlowKind::Channel, None);
         let accepting = Arc::new(Accepting {
-            channels: Arc::clone(self),
             identity: identity.clone(),
             config: Mutex::new(Arc::clone(&config)),
             address: address.clone(),
@@ -471,8 +480,9 @@ impl Channels {
             handshakes: Mutex::new(handshakes),
             running: Mutex::default(),
         });
-        self.router.add_step(&address, Arc::new(AcceptStep(Arc::clone(&accepting))))?;
-        Ok(ChannelListener { accepting })
+        let step = AcceptStep { channels: Arc::downgrade(self), accepting: Arc::clone(&accepting) };
+        self.router.add_step(&address, Arc::new(step))?;
+        Ok(ChannelListener { channels: Arc::clone(self), accepting })
     }
 
     /// What an initiator's handshake rests on, as its mode asks for it. A ticket is taken out for good.
@@ -555,13 +565,18 @@ impl Channels {
             reach.open_flow(flow, FlowKind::Channel, parent);
             reach.set_egress(flow, id);
         }
-        let peer = finished.established.peer.identifier();
+        let trust = match (&intent, &accepted) {
+            (Some(intent), _) => Arc::clone(&intent.trust),
+            (None, Some((accepting, _))) => Arc::clone(&accepting.config().trust),
+            (None, None) => Arc::default(),
+        };
+        let shown = finished.established.peer.clone();
         let carrier = Carrier { session: Arc::clone(&session), accepted };
-        let line = Line::new(id, peer, flow, intent, carrier);
+        let line = Line::new(id, shown, flow, intent, trust, carrier);
         let early = session.open(&line, finished);
         let _ = self.router.add_step(&line.encryptor, Arc::new(Encryptor(Arc::clone(&session))));
         self.lines().insert(id, Arc::clone(&line));
-        self.learned.store(true, Ordering::Relaxed);
+        self.learned.fetch_add(1, Ordering::Relaxed);
         session.receive_early(&self.router, early).await;
         line
     }
@@ -627,7 +642,6 @@ impl Drop for Unfinished<'_> {
 
 /// A channel listener.
 pub(crate) struct Accepting {
-    channels: Arc<Channels>,
     address: Address,
     identity: Identity,
     /// What handshakes that begin now are answered with.
@@ -655,10 +669,14 @@ impl Accepting {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn config(&self) -> MutexGuard<'_, Arc<HandshakeConfig>> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has handshakes that begin from now on answered with the identity's newest history and attestation.
     fn refresh(&self) {
         let local = self.identity.local();
-        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut config = self.config();
         if Arc::ptr_eq(&config.local, &local) {
             return;
         }
@@ -669,13 +687,20 @@ impl Accepting {
         }
     }
 
-    fn start(self: &Arc<Self>, id: HandshakeId, responder: Box<Responder>, back: Route) {
-        let (session, inbox) = self.channels.new_session();
+    fn start(
+        self: &Arc<Self>,
+        channels: &Arc<Channels>,
+        id: HandshakeId,
+        responder: Box<Responder>,
+        back: Route,
+    ) {
+        let (session, inbox) = channels.new_session();
         let (accepting, driven) = (Arc::clone(self), Arc::clone(&session));
+        let driving = Arc::clone(channels);
         // The entry is made before the task may remove it.
         let mut running = self.running();
-        let task = self.channels.handshakes().spawn(async move {
-            let channels = Arc::clone(&accepting.channels);
+        let task = channels.handshakes().spawn(async move {
+            let channels = driving;
             let guard = Unfinished { channels: &channels, session: &driven };
             let way = Path::Responder { back };
             let driver =
@@ -701,21 +726,27 @@ impl Accepting {
         running.insert(id, Running { session, task });
     }
 
-    fn evict(&self, id: HandshakeId) {
+    fn evict(&self, channels: &Channels, id: HandshakeId) {
         if let Some(Running { session, task }) = self.running().remove(&id) {
             task.abort();
-            self.channels.forget(&session);
+            channels.forget(&session);
         }
     }
 }
 
-/// The step at a channel listener's address.
-struct AcceptStep(Arc<Accepting>);
+/// The step at a channel listener's address. Weak, since what it belongs to holds the router that holds it.
+struct AcceptStep {
+    channels: Weak<Channels>,
+    accepting: Arc<Accepting>,
+}
 
 impl Step for AcceptStep {
     fn step(&self, router: &Arc<Router>, message: Message, _: Option<Charge>) -> Next {
-        let accepting = &self.0;
-        let Ok(seed) = accepting.channels.seed() else { return Next::Done(Some(message)) };
+        let accepting = &self.accepting;
+        let Some(channels) = self.channels.upgrade() else {
+            return Next::Refused(ErrorCode::Stopped, message);
+        };
+        let Ok(seed) = channels.seed() else { return Next::Done(Some(message)) };
         let behind = message.ret().iter().nth(1).map_or(&[][..], |address| address.encoded());
         let first = FirstMessage {
             flow: u128::from_be_bytes(message.flow().to_bytes()),
@@ -734,9 +765,9 @@ impl Step for AcceptStep {
             }
             Verdict::Accept { id, responder, evicted } => {
                 if let Some(evicted) = evicted {
-                    accepting.evict(evicted);
+                    accepting.evict(&channels, evicted);
                 }
-                accepting.start(id, responder, message.ret().to_owned());
+                accepting.start(&channels, id, responder, message.ret().to_owned());
             }
             Verdict::Repeated(id) => {
                 let session = accepting.running().get(&id).map(|running| Arc::clone(&running.session));

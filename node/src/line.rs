@@ -6,10 +6,10 @@
 //!
 //! Specification: docs/protocol.md §3.4.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use onward_channels::identity::{Identifier, Trust};
+use onward_channels::identity::{Identifier, IdentityError, KnownHistories, Trust, VerifiedPeer};
 use onward_channels::{CloseCode, HandshakeId, Mode, Predecessor};
 use onward_routing::{Address, FlowId, Route};
 
@@ -26,6 +26,8 @@ pub(crate) struct Line {
     pub(crate) encryptor: Address,
     /// How this end opened it, so that it can again; `None` if the peer did.
     pub(crate) intent: Option<Intent>,
+    /// Whom it accepts.
+    trust: Arc<Trust>,
     state: Mutex<State>,
 }
 
@@ -53,6 +55,10 @@ pub(crate) struct Carrier {
 }
 
 struct State {
+    /// What the peer has shown in its last handshake.
+    shown: Box<VerifiedPeer>,
+    /// How many handshakes of the node had taught histories when that was last checked.
+    checked: u64,
     /// What leaves is sealed by it.
     current: Carrier,
     /// Ready, but its peer has not used it yet.
@@ -79,12 +85,16 @@ pub(crate) enum Offered {
 impl Line {
     pub(crate) fn new(
         id: u128,
-        peer: Identifier,
+        shown: VerifiedPeer,
         flow: FlowId,
         intent: Option<Intent>,
+        trust: Arc<Trust>,
         current: Carrier,
     ) -> Arc<Self> {
+        let peer = shown.identifier();
         let state = State {
+            shown: Box::new(shown),
+            checked: 0,
             current,
             next: None,
             draining: Vec::new(),
@@ -94,7 +104,7 @@ impl Line {
             closed: false,
         };
         let encryptor = Address::random(id);
-        Arc::new(Self { id, peer, flow, encryptor, intent, state: Mutex::new(state) })
+        Arc::new(Self { id, peer, flow, encryptor, intent, trust, state: Mutex::new(state) })
     }
 
     /// The session that seals what leaves.
@@ -116,6 +126,30 @@ impl Line {
         let (by, _) = state.current.accepted.as_ref()?;
         let predecessor = state.current.session.predecessor()?;
         (Arc::ptr_eq(by, accepting) && predecessor.id() == hs_id).then_some(predecessor)
+    }
+
+    /// The peer has proved its identity anew.
+    pub(crate) fn show(&self, shown: VerifiedPeer) {
+        *self.state().shown = shown;
+    }
+
+    /// Checks again what time, or one of the `learned` histories, may have ended of what the peer has shown.
+    ///
+    /// # Errors
+    /// Why the peer is not accepted any more.
+    pub(crate) fn check_again(
+        &self,
+        unix: u64,
+        learned: u64,
+        known: &RwLock<KnownHistories>,
+    ) -> Result<(), IdentityError> {
+        let mut state = self.state();
+        if state.checked == learned && unix < state.shown.valid_until() {
+            return Ok(());
+        }
+        state.checked = learned;
+        let known = known.read().unwrap_or_else(PoisonError::into_inner);
+        state.shown.check_again(unix, &self.trust, &known)
     }
 
     /// Whether a handshake may begin now; it is then under way until [`Line::end_renewal`].
@@ -199,7 +233,14 @@ impl Line {
 }
 
 /// Whether a channel that its peer closed with this code may be opened again by this end: the peer lost or outlived
-/// it, and has nothing against it.
+/// it, or wants to see newer credentials.
 pub(crate) fn may_return(code: CloseCode) -> bool {
-    matches!(code, CloseCode::Idle | CloseCode::Lifetime | CloseCode::Internal | CloseCode::Shutdown)
+    matches!(
+        code,
+        CloseCode::Idle
+            | CloseCode::Lifetime
+            | CloseCode::Internal
+            | CloseCode::Credential
+            | CloseCode::Shutdown
+    )
 }

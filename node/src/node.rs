@@ -110,6 +110,8 @@ impl NodeBuilder {
             #[cfg(feature = "channels")]
             channels,
             state,
+            #[cfg(feature = "channels")]
+            stored: std::sync::atomic::AtomicU64::new(0),
             tasks: Mutex::new(tasks),
             workers: Mutex::default(),
             supervisors: Mutex::default(),
@@ -148,6 +150,9 @@ struct Inner {
     #[cfg(feature = "channels")]
     channels: Arc<Channels>,
     state: Option<Arc<StateDir>>,
+    /// As many of [`Channels::learned`] as were stored.
+    #[cfg(feature = "channels")]
+    stored: std::sync::atomic::AtomicU64,
     tasks: Mutex<JoinSet<()>>,
     workers: Mutex<Vec<WorkerHandle>>,
     supervisors: Mutex<Vec<SupervisorHandle>>,
@@ -604,7 +609,8 @@ impl Inner {
     fn store_histories(&self) {
         use std::sync::atomic::Ordering;
         let Some(state) = &self.state else { return };
-        if !self.channels.learned.swap(false, Ordering::Relaxed) {
+        let learned = self.channels.learned.load(Ordering::Relaxed);
+        if self.stored.swap(learned, Ordering::Relaxed) == learned {
             return;
         }
         for history in self.channels.histories() {
@@ -615,7 +621,7 @@ impl Inner {
             }
             if let Err(error) = state.write(&name, text.as_bytes()) {
                 tracing::warn!(%error, "an identity history was not stored");
-                self.channels.learned.store(true, Ordering::Relaxed);
+                self.stored.store(0, Ordering::Relaxed);
             }
         }
     }
