@@ -46,6 +46,18 @@ fn raw(text: &str) -> Raw {
     Raw(text.to_owned().into())
 }
 
+/// Tries until it works: what a dropped node leaves is freed when its tasks have ended, a moment later.
+async fn until_free<T, E: std::fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let began = Instant::now();
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(error) => assert!(began.elapsed() < Duration::from_secs(10), "{error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// A bank that can be restarted at the same port with the same identity.
 async fn start_bank(
     state: &Path,
@@ -53,18 +65,13 @@ async fn start_bank(
     client: Identifier,
     limits: Limits,
 ) -> (Node, Listener, Identity) {
-    let node = Node::builder("bank").state_dir(state).limits(limits).start().await.unwrap();
+    let node =
+        until_free(async || Node::builder("bank").state_dir(state).limits(limits.clone()).start().await)
+            .await;
     node.start_worker("echo", Echo).unwrap();
     let bank = node.load_or_create_identity("bank").await.unwrap();
     node.accept_channels("bank", &bank, Trust::pinned([client])).unwrap().expose("echo").unwrap();
-    // The socket of one that was just dropped closes when its task has ended.
-    let mut listener = node.listen_tcp(at).await;
-    let began = Instant::now();
-    while listener.is_err() && began.elapsed() < Duration::from_secs(10) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        listener = node.listen_tcp(at).await;
-    }
-    let listener = listener.unwrap();
+    let listener = until_free(async || node.listen_tcp(at).await).await;
     listener.expose("bank").unwrap();
     (node, listener, bank)
 }
