@@ -308,7 +308,7 @@ impl Channels {
             tracing::info!(peer = %line.peer, %error, "a channel's peer is accepted no more");
             return self.close(line, CloseCode::Credential);
         }
-        if let Some(next) = line.take_used() {
+        if let Some(next) = line.take_used(None) {
             self.move_line(line, next);
         }
         if line.is_unheard() {
@@ -405,7 +405,7 @@ impl Channels {
         let is_proved = finished.established.replaces.is_some();
         if !is_proved && !line.session().is_lost(&self.router) {
             tracing::warn!(peer = %line.peer, "a channel was not renewed: its peer does not know it");
-            return self.forget(&session);
+            return self.refuse(&session, finished);
         }
         line.show(finished.established.peer.clone());
         self.learned.fetch_add(1, Ordering::Relaxed);
@@ -416,6 +416,21 @@ impl Channels {
         }
         self.move_line(line, Carrier { session: Arc::clone(&session), accepted: None });
         session.receive_early(&self.router, early).await;
+    }
+
+    /// Closes a session that this end does not take, so that the peer does not keep it.
+    fn refuse(&self, session: &Session, finished: Finished) {
+        let Finished { mut established, onward } = finished;
+        let mut record = Vec::new();
+        let now = now(&self.router);
+        if established.session.sealer.seal_close(now, CloseCode::Normal, &mut record).is_ok() {
+            let ret = Route::from(Address::random(session.id));
+            let message = Message::with_body(onward.as_ref(), ret.as_ref(), record.into());
+            if let Err(error) = self.router.try_send(message) {
+                tracing::debug!(%error, "a session that is not taken was not closed");
+            }
+        }
+        self.forget(session);
     }
 
     /// Takes in a session that a peer began: the next one of a channel, or one of its own.
@@ -434,6 +449,9 @@ impl Channels {
             self.establish(session, finished, None, Some((accepting, id))).await;
             return;
         };
+        if let Some(used) = line.take_used(finished.established.replaces.as_ref()) {
+            self.move_line(&line, used);
+        }
         line.show(finished.established.peer.clone());
         self.learned.fetch_add(1, Ordering::Relaxed);
         let early = session.open(&line, finished);

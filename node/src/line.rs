@@ -120,12 +120,16 @@ impl Line {
         self.state().closed
     }
 
-    /// What a peer needs to replace the session, if it has this `hs_id` and was accepted by this listener.
+    /// What a peer needs to replace the session with this `hs_id`, if this listener accepted it and the peer uses it:
+    /// the current one or, where this end has not noticed yet, the next.
     pub(crate) fn predecessor(&self, accepting: &Arc<Accepting>, hs_id: &[u8; 32]) -> Option<Predecessor> {
         let state = self.state();
-        let (by, _) = state.current.accepted.as_ref()?;
-        let predecessor = state.current.session.predecessor()?;
-        (Arc::ptr_eq(by, accepting) && predecessor.id() == hs_id).then_some(predecessor)
+        let carriers = std::iter::once(&state.current).chain(&state.next);
+        let by_it =
+            |carrier: &&Carrier| carrier.accepted.as_ref().is_some_and(|(by, _)| Arc::ptr_eq(by, accepting));
+        carriers
+            .filter(by_it)
+            .find_map(|carrier| carrier.session.predecessor().filter(|found| found.id() == hs_id))
     }
 
     /// The peer has proved its identity anew.
@@ -184,9 +188,12 @@ impl Line {
         if state.closed { Some(next) } else { state.next.replace(next) }
     }
 
-    /// The next session, once the peer has used it.
-    pub(crate) fn take_used(&self) -> Option<Carrier> {
-        self.state().next.take_if(|next| next.session.was_used())
+    /// The next session, once the peer has used it, or has replaced it again.
+    pub(crate) fn take_used(&self, replaced: Option<&[u8; 32]>) -> Option<Carrier> {
+        let is_replaced = |next: &Carrier| {
+            next.session.predecessor().is_some_and(|predecessor| Some(predecessor.id()) == replaced)
+        };
+        self.state().next.take_if(|next| next.session.was_used() || is_replaced(next))
     }
 
     /// Moves to another session; the one before drains until `until`.
