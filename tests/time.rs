@@ -25,6 +25,7 @@ fn hurried() -> Limits {
         keepalive: millis(500),
         idle: millis(30_000),
         unanswered: millis(1_500),
+        suspected: millis(1_500),
         renew_again: millis(1_000),
         soft_age: millis(1_500),
         soft_bytes: 1 << 20,
@@ -133,6 +134,23 @@ async fn a_channel_outlives_a_listener_that_died_without_a_word() {
     let (_node, ..) = start_bank(home.path(), &at, alice.identifier(), steady()).await;
     ask_until_healed(&echo).await;
     assert!(!channel.is_closed());
+    assert_eq!(channel.renewals(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_makes_a_dead_peer_be_noticed_sooner() {
+    let mut limits = steady();
+    limits.channels.profile.unanswered = Duration::from_secs(3_600);
+    let home = tempfile::tempdir().unwrap();
+    let client = Node::builder("client").limits(limits).start().await.unwrap();
+    let alice = client.create_identity().await.unwrap();
+    let (node, listener, bank) = start_bank(home.path(), "127.0.0.1:0", alice.identifier(), steady()).await;
+    let at = listener.local_address().to_owned();
+    let (channel, echo) = open(&client, &alice, &listener, &bank).await;
+    echo.ask::<_, Raw>(&raw("before")).await.unwrap();
+    drop((node, listener, bank));
+    let (_node, ..) = start_bank(home.path(), &at, alice.identifier(), steady()).await;
+    ask_until_healed(&echo).await;
     assert_eq!(channel.renewals(), 1);
 }
 

@@ -1,7 +1,7 @@
 //! An established channel: sealing what goes out, opening what comes in, and when something is due.
 //!
 //! The two directions share no key and are two values, so that one task may open while another seals. They meet
-//! in the [`Pulse`] only: two atomics through which the timers, all kept by the [`Sealer`], learn what was heard.
+//! in the [`Pulse`] only: atomics through which the timers, all kept by the [`Sealer`], learn what was heard.
 //! Nothing here decides where bytes go, and a record that is refused leaves no trace but a memoised candidate key.
 //!
 //! Specification: docs/protocol.md §3.3, §3.4.
@@ -126,13 +126,20 @@ impl fmt::Debug for Confirmation {
 pub(crate) struct Pulse {
     /// Milliseconds of [`Now::mono`].
     heard: AtomicU64,
+    /// When there last was reason to think that the peer lost the channel, as `heard`.
+    suspected: AtomicU64,
     renewal: AtomicBool,
     profile: Arc<Profile>,
 }
 
 impl Pulse {
     fn new(now: Now, profile: Arc<Profile>) -> Self {
-        Self { heard: AtomicU64::new(millis(now.mono)), renewal: AtomicBool::new(false), profile }
+        Self {
+            heard: AtomicU64::new(millis(now.mono)),
+            suspected: AtomicU64::new(0),
+            renewal: AtomicBool::new(false),
+            profile,
+        }
     }
 
     /// Relaxed: a timer that sees an old value only fires and looks again.
@@ -142,6 +149,14 @@ impl Pulse {
 
     fn heard(&self) -> Duration {
         Duration::from_millis(self.heard.load(Ordering::Relaxed))
+    }
+
+    fn suspect(&self, now: Now) {
+        self.suspected.store(millis(now.mono), Ordering::Relaxed);
+    }
+
+    fn suspected(&self) -> Duration {
+        Duration::from_millis(self.suspected.load(Ordering::Relaxed))
     }
 
     fn want_renewal(&self) {

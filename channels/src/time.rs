@@ -32,6 +32,8 @@ pub struct Profile {
     pub idle: Duration,
     /// Sending without hearing anything authentic before a new handshake is wanted. More than the peer's `keepalive`.
     pub unanswered: Duration,
+    /// As `unanswered`, once there is reason to think that the peer lost the channel: the connection below was lost.
+    pub suspected: Duration,
     /// Between two attempts at a new handshake.
     pub renew_again: Duration,
     /// The age at which a new handshake is wanted.
@@ -55,6 +57,7 @@ impl Profile {
             keepalive: Duration::from_secs(75),
             idle: Duration::from_secs(300),
             unanswered: Duration::from_secs(120),
+            suspected: Duration::from_secs(5),
             renew_again: Duration::from_secs(30),
             soft_age: Duration::from_secs(3_600),
             soft_bytes: 1 << 40,

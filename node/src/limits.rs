@@ -148,6 +148,11 @@ impl ChannelLimits {
                 "sending unheard before a channel is renewed",
             ),
             row(
+                "channels.suspected",
+                time(profile.suspected),
+                "the same after the connection below was lost",
+            ),
+            row(
                 "channels.renew_again",
                 time(profile.renew_again),
                 "time between attempts to renew a channel",

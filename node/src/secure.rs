@@ -90,6 +90,8 @@ struct Way {
     onward: Route,
     /// The connection the route begins with, once it is known to take whole frames.
     sink: Option<Arc<dyn Step>>,
+    /// How often that connection had been lost when it was last looked at; `None` before there was one.
+    losses: Option<u64>,
     /// What stands in front of the payload of every frame.
     prefix: Vec<u8>,
 }
@@ -211,7 +213,10 @@ impl Session {
         loop {
             let due = {
                 let mut sealing = lock(&ready.sealing);
-                let sealer = &mut sealing.as_mut()?.sealer;
+                let Sealing { sealer, way, .. } = sealing.as_mut()?;
+                if way.was_cut() {
+                    sealer.suspect(now);
+                }
                 (sealer.due(now)?, sealer.role())
             };
             let frame_type = match due {
@@ -345,7 +350,7 @@ impl Way {
         let mut prefix = Vec::new();
         template.encode_routes(&mut prefix);
         prefix.shrink_to_fit();
-        Self { onward, sink: None, prefix }
+        Self { onward, sink: None, losses: None, prefix }
     }
 
     /// Finds the egress the route begins with, and lets the peer answer by it.
@@ -358,7 +363,20 @@ impl Way {
             self.onward.as_ref().first().and_then(|first| router.sink(first)).filter(|step| !lost(step));
         if let Some(sink) = self.sink.as_ref().and_then(|step| step.as_sink()) {
             router.reach_mut().admit_session(session, sink.flow());
+            self.losses.get_or_insert(sink.losses());
         }
+    }
+
+    /// Whether the connection was lost since the last call.
+    fn was_cut(&mut self) -> bool {
+        let Some(known) = self.losses else { return false };
+        let now = match self.sink.as_ref().and_then(|step| step.as_sink()) {
+            Some(sink) if !sink.room().is_closed() => Some(sink.losses()),
+            // The next one, if there is one, begins anew.
+            _ => None,
+        };
+        self.losses = now;
+        now != Some(known)
     }
 
     /// A message that carries a record.

@@ -90,6 +90,9 @@ pub trait FrameSink: Send + Sync {
     /// The room that frames take.
     fn room(&self) -> &Arc<Room>;
 
+    /// How often the connection under it was lost; each time with what was under way.
+    fn losses(&self) -> u64;
+
     /// Appends one frame for which room for `bytes` was taken: `write` appends exactly one encoded
     /// message to the buffer it is given, without the length in front. With 0 bytes, the frame is part
     /// of what an earlier one took room for.

@@ -267,8 +267,8 @@ impl Sealer {
     #[must_use]
     pub fn deadline(&self) -> Duration {
         let heard = self.pulse.heard();
-        let renewal = self.unheard_since().map(|since| since + self.pulse.profile.unanswered);
-        let renewal = (self.began + self.pulse.profile.soft_age).min(renewal.unwrap_or(Duration::MAX));
+        let unanswered = self.unanswered_from().unwrap_or(Duration::MAX);
+        let renewal = unanswered.min(self.began + self.pulse.profile.soft_age);
         (self.began + self.pulse.profile.hard_age)
             .min(heard + self.pulse.profile.idle)
             .min(self.last_sent + self.pulse.profile.keepalive)
@@ -286,16 +286,26 @@ impl Sealer {
         self.pulse.want_renewal();
     }
 
-    /// Whether this end sent for [`crate::Profile::unanswered`] and heard nothing authentic: the peer may have lost the channel.
-    #[must_use]
-    pub fn is_unanswered(&self, now: Now) -> bool {
-        self.unheard_since()
-            .is_some_and(|since| now.mono.saturating_sub(since) >= self.pulse.profile.unanswered)
+    /// The connection below was lost: the peer may have lost more, and is given less time to be heard.
+    pub fn suspect(&self, now: Now) {
+        self.pulse.suspect(now);
     }
 
-    /// When the first record after the last heard one was sent.
-    fn unheard_since(&self) -> Option<Duration> {
-        self.waiting_since.filter(|since| *since > self.pulse.heard())
+    /// Whether this end sent for [`crate::Profile::unanswered`], or under suspicion for [`crate::Profile::suspected`],
+    /// and heard nothing authentic: the peer may have lost the channel.
+    #[must_use]
+    pub fn is_unanswered(&self, now: Now) -> bool {
+        self.unanswered_from().is_some_and(|from| now.mono >= from)
+    }
+
+    /// When it counts as unanswered, if nothing is heard until then.
+    fn unanswered_from(&self) -> Option<Duration> {
+        let heard = self.pulse.heard();
+        // The first record after the last heard one.
+        let since = self.waiting_since.filter(|since| *since > heard)?;
+        let suspected = Some(self.pulse.suspected()).filter(|suspected| *suspected > heard);
+        let suspected = suspected.map(|suspected| suspected.max(since) + self.pulse.profile.suspected);
+        Some((since + self.pulse.profile.unanswered).min(suspected.unwrap_or(Duration::MAX)))
     }
 
     fn renew_again(&self) -> Duration {

@@ -327,6 +327,23 @@ fn timers_fire_in_their_order() {
 }
 
 #[test]
+fn a_suspected_peer_has_less_time_to_be_heard() {
+    let (mut alice, mut bob) = sessions(Suite::ChaChaPoly);
+    seal(at(1_000), &mut alice, b"x");
+    alice.sealer.suspect(at(2_000));
+    assert!(!alice.sealer.is_unanswered(at(6_999)));
+    assert_eq!(alice.sealer.due(at(6_999)), None);
+    assert!(alice.sealer.is_unanswered(at(7_000)));
+    assert_eq!(alice.sealer.due(at(7_000)), Some(Due::Renew));
+    // What is heard ends the suspicion.
+    let back = seal(at(7_500), &mut bob, b"x");
+    open(at(7_500), &mut alice, &back).unwrap();
+    seal(at(8_000), &mut alice, b"x");
+    assert!(!alice.sealer.is_unanswered(at(127_999)));
+    assert!(alice.sealer.is_unanswered(at(128_000)));
+}
+
+#[test]
 fn ages_call_for_a_new_handshake_and_then_close() {
     let (mut alice, mut bob) = sessions(Suite::ChaChaPoly);
     let mut hear = |alice: &mut Session, seconds: u64| {
