@@ -125,11 +125,11 @@ impl Line {
     pub(crate) fn predecessor(&self, accepting: &Arc<Accepting>, hs_id: &[u8; 32]) -> Option<Predecessor> {
         let state = self.state();
         let carriers = std::iter::once(&state.current).chain(&state.next);
-        let by_it =
-            |carrier: &&Carrier| carrier.accepted.as_ref().is_some_and(|(by, _)| Arc::ptr_eq(by, accepting));
-        carriers
-            .filter(by_it)
-            .find_map(|carrier| carrier.session.predecessor().filter(|found| found.id() == hs_id))
+        let is_it = |carrier: &&Carrier| {
+            let by_it = carrier.accepted.as_ref().is_some_and(|(by, _)| Arc::ptr_eq(by, accepting));
+            by_it && carrier.session.is(hs_id)
+        };
+        carriers.into_iter().find(is_it)?.session.predecessor()
     }
 
     /// The peer has proved its identity anew.
@@ -190,10 +190,10 @@ impl Line {
 
     /// The next session, once the peer has used it, or has replaced it again.
     pub(crate) fn take_used(&self, replaced: Option<&[u8; 32]>) -> Option<Carrier> {
-        let is_replaced = |next: &Carrier| {
-            next.session.predecessor().is_some_and(|predecessor| Some(predecessor.id()) == replaced)
+        let is_used = |next: &mut Carrier| {
+            next.session.was_used() || replaced.is_some_and(|hs_id| next.session.is(hs_id))
         };
-        self.state().next.take_if(|next| next.session.was_used() || is_replaced(next))
+        self.state().next.take_if(is_used)
     }
 
     /// Moves to another session; the one before drains until `until`.

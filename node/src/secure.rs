@@ -150,6 +150,14 @@ impl Session {
         lock(&self.ready.get()?.opening).as_ref().map(|opening| opening.binding.predecessor())
     }
 
+    /// Whether it is open and has this `hs_id`.
+    pub(crate) fn is(&self, hs_id: &[u8; 32]) -> bool {
+        let is_it = |ready: &Ready| {
+            lock(&ready.opening).as_ref().is_some_and(|opening| opening.binding.id() == hs_id)
+        };
+        self.ready.get().is_some_and(is_it)
+    }
+
     /// Whether the peer has sent anything by it since it is ready.
     pub(crate) fn was_used(&self) -> bool {
         let used = |ready: &Ready| lock(&ready.opening).as_ref().is_some_and(|opening| opening.used);
