@@ -9,10 +9,12 @@
 //!
 //! Specification: docs/protocol.md §3.2, §3.4, §3.5.
 
+mod basis;
 mod initiator;
 pub(crate) mod message;
 mod noise;
 mod responder;
+mod ticket;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,16 +25,24 @@ use subtle::ConstantTimeEq as _;
 
 use crate::error::Failure;
 use crate::identity::{
-    Identifier, IdentityError, KnownHistories, PAYLOAD_BYTES_MAX, Trust, VerifiedPeer, verify_payload,
+    IdPayload, Identifier, IdentityError, KnownHistories, PAYLOAD_BYTES_MAX, Trust, VerifiedPeer,
+    verify_payload,
 };
 use crate::mode::{Mode, Suite};
 use crate::record::Padding;
-use crate::session::Session;
+use crate::resolver::Agreements;
+use crate::schedule::{Binding, Predecessor};
+use crate::session::{Answers, Confirmation, Role, Session, SessionStart};
 use crate::time::Profile;
 use crate::{ChannelError, Now};
 
-pub use initiator::Initiator;
+pub use basis::{Bases, Basis, INTRODUCTIONS_MAX, Psk};
+pub use initiator::{Initiator, Opening};
 pub use responder::Responder;
+pub use ticket::{Ticket, Tickets};
+
+use basis::PskId;
+use noise::{Noise, Setup};
 
 /// This end of a handshake: who it is, and the static key it proves.
 #[derive(Clone, Debug)]
@@ -57,12 +67,14 @@ pub struct HandshakeConfig {
     pub trust: Arc<Trust>,
     /// The longest history seen of each identity; adopts those of peers that passed `trust`.
     pub known: Arc<RwLock<KnownHistories>>,
+    /// What handshakes of peers may rest on beside the static keys; an initiator has it from elsewhere.
+    pub bases: Bases,
     /// Which implementation computes.
     pub backend: Backend,
     /// Bound into the prologue; equal at both ends, at most 256 bytes, normally empty.
     pub app: Vec<u8>,
     /// How patient the handshake and its channel are.
-    pub profile: Profile,
+    pub profile: Arc<Profile>,
     /// How the channel's records are padded.
     pub padding: Padding,
 }
@@ -75,6 +87,8 @@ pub enum Input<'a> {
     Agreed(SharedSecret),
     /// The key service refused [`Output::Agree`], or cannot be reached.
     AgreementFailed,
+    /// The answer to [`Output::Find`]: [`Binding::predecessor`] of the channel, if there is one.
+    Found(Option<Predecessor>),
     /// The time of the last [`Output::Wait`] has come.
     TimePassed,
 }
@@ -92,6 +106,12 @@ pub enum Output {
         /// The peer's public key, 32 bytes.
         peer: [u8; 32],
     },
+    /// Find the channel accepted at this listener that has this `hs_id`: the peer says that it replaces it. Answer
+    /// with [`Input::Found`].
+    Find([u8; 32]),
+    /// The ticket of this role and name is spent: erase it from any store, for good. What follows may leave only if
+    /// that worked; if not, drop the handshake.
+    Spend(Role, [u8; 8]),
     /// The channel is ready; the handshake is over and can be dropped.
     Established(Box<Established>),
     /// The handshake is over and came to nothing; it can be dropped.
@@ -122,6 +142,19 @@ pub struct Established {
     pub peer: VerifiedPeer,
     /// Records that came before the channel was ready, at most 16: open them first, in this order.
     pub early: Vec<Vec<u8>>,
+    /// The `hs_id` of the channel whose place this one takes: both ends have proved that they know it. Without, this
+    /// is a channel of its own, whatever was asked for.
+    pub replaces: Option<[u8; 32]>,
+}
+
+impl Established {
+    /// This end's half of the ticket by which the channel can be resumed, for as long as [`Tickets`] keep it.
+    #[must_use]
+    pub fn ticket(&self, now: Now, local: Identifier) -> Ticket {
+        let remote = self.peer.identifier();
+        let role = self.session.sealer.role();
+        Ticket::new(now, &self.session.binding, role, (local, remote), self.peer.introduction())
+    }
 }
 
 impl fmt::Debug for Input<'_> {
@@ -130,6 +163,7 @@ impl fmt::Debug for Input<'_> {
             Self::Packet(_) => "Packet",
             Self::Agreed(_) => "Agreed",
             Self::AgreementFailed => "AgreementFailed",
+            Self::Found(_) => "Found",
             Self::TimePassed => "TimePassed",
         })
     }
@@ -144,17 +178,19 @@ pub(crate) struct Terms {
     pub(crate) bound: bool,
     /// Fresh and random for each attempt.
     pub(crate) hsid: [u8; 16],
+    /// Names the pre-shared key, in the modes that have one.
+    pub(crate) pskid: Option<PskId>,
 }
 
 impl Terms {
-    /// `L("ch", mode, suite, flags, hsid, pskid, to, app)`; pskid is null in the modes of this version.
+    /// `L("ch", mode, suite, flags, hsid, pskid, to, app)`.
     fn prologue(&self, responder: Option<&Identifier>, app: &[u8]) -> Vec<u8> {
         Label::new("ch")
             .uint(u64::from(self.mode.number()))
             .uint(u64::from(self.suite.number()))
             .uint(u64::from(self.bound))
             .bytes(&self.hsid)
-            .null()
+            .optional_bytes(self.pskid.as_ref().map(|pskid| &pskid[..]))
             .optional_bytes(responder.map(Identifier::as_bytes).map(|bytes| &bytes[..]))
             .bytes(app)
             .encode()
@@ -202,6 +238,9 @@ pub(crate) fn check_config(config: &HandshakeConfig) -> Result<(), ChannelError>
     if config.local.payload.len() > PAYLOAD_BYTES_MAX {
         return Err(ChannelError::Misuse("an identity payload of more than 32 KiB"));
     }
+    if config.bases.introductions.len() > INTRODUCTIONS_MAX {
+        return Err(ChannelError::Misuse("more than 16 peers known beforehand"));
+    }
     Ok(())
 }
 
@@ -228,6 +267,55 @@ fn verify(
     Ok(peer)
 }
 
+/// The peer behind a payload that was obtained before the handshake, with the static key that it attests.
+fn introduced(
+    config: &HandshakeConfig,
+    now: Now,
+    payload: &[u8],
+    to: Option<Identifier>,
+) -> Result<(VerifiedPeer, [u8; 32]), Failure> {
+    let untrusted = |error| Failure::Untrusted(Arc::new(error));
+    let claimed = IdPayload::decode(payload).map_err(untrusted)?;
+    let remote = claimed.attestation().attest().key.as_slice().try_into();
+    let remote = remote.map_err(|_| untrusted(IdentityError::OtherKey))?;
+    Ok((verify(config, now, payload, &remote, to)?, remote))
+}
+
+/// A finished Noise handshake as a channel.
+fn session(
+    config: &HandshakeConfig,
+    now: Now,
+    terms: &Terms,
+    role: Role,
+    split: noise::Split,
+    peer: &VerifiedPeer,
+) -> Session {
+    let noise::Split { k1, k2, hash } = split;
+    let (local, remote) = (config.local.identifier, peer.identifier());
+    let (ends, answers) = match role {
+        Role::Initiator => ([local, remote], Answers::Nothing),
+        Role::Responder => ([remote, local], Answers::Confirms),
+    };
+    let binding = Binding::derive(terms.mode, &k1, &k2, &hash, ends);
+    let (outgoing, incoming) = match role {
+        Role::Initiator => (k1, k2),
+        Role::Responder => (k2, k1),
+    };
+    let confirmation = Confirmation::new(answers, binding.confirm(role, None));
+    let start = SessionStart {
+        now,
+        backend: config.backend,
+        algorithm: terms.suite.algorithm(),
+        binding,
+        outgoing,
+        incoming,
+        profile: Arc::clone(&config.profile),
+        role,
+        padding: config.padding,
+    };
+    Session::new(start, confirmation)
+}
+
 /// Whether an agreement is all zeros, as no good key service answers.
 fn is_zero(secret: &SharedSecret) -> bool {
     secret.as_bytes().ct_eq(&[0; 32]).into()
@@ -242,8 +330,6 @@ pub fn is_handshake(packet: &[u8]) -> bool {
 
 /// How long the key service may take.
 const AGREEMENT_DEADLINE: Duration = Duration::from_secs(2);
-/// Most bytes of padding in a first message.
-pub(crate) const FIRST_PADDING_MAX: usize = 1024;
 /// Longest `app`, in bytes.
 const APP_MAX: usize = 256;
 /// How much a responder may send for each byte it received, before the initiator has proved anything.

@@ -36,7 +36,7 @@ pub use credential::{AttributeValue, Attributes, CREDENTIAL_SECONDS_MAX, Credent
 pub use error::{HistoryRule, IdentityError, Misuse};
 pub use history::{CHANGES_MAX, HISTORY_BYTES_MAX, History, VerifiedHistory};
 pub use identifier::{ChangeHash, Commitment, Identifier};
-pub use known::{HistoryUpdate, KnownHistories};
+pub use known::{FORKED_MAX, HistoryUpdate, KnownHistories};
 pub use payload::{
     CREDENTIALS_MAX, IdPayload, PAD_BYTES_MAX, PAYLOAD_BYTES_MAX, Params, SIGNATURES_MAX, VerifiedPeer,
     channel_payload, verify_payload,

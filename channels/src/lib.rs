@@ -30,7 +30,8 @@ mod vectors;
 
 pub use error::{ChannelError, Failure};
 pub use handshake::{
-    Established, HandshakeConfig, Initiator, Input, LocalIdentity, Output, Responder, To, is_handshake,
+    Bases, Basis, Established, HandshakeConfig, INTRODUCTIONS_MAX, Initiator, Input, LocalIdentity, Opening,
+    Output, Psk, Responder, Ticket, Tickets, To, is_handshake,
 };
 pub use listener::{FirstMessage, HandshakeId, Listener, ListenerLimits, Verdict};
 pub use mode::{Mode, Suite};
@@ -39,7 +40,7 @@ pub use record::{
     BODY_MAX, CloseCode, Content, FRAGMENT_HEAD_BYTES, Fragment, Frame, FrameType, HEAD_BYTES, HEAD_ROOM,
     OVERHEAD, PIECE_MAX, Padding, Sequence,
 };
-pub use schedule::Binding;
+pub use schedule::{Binding, Predecessor};
 pub use session::{
     Confirmation, Due, FragmentPlan, Opener, PlannedFragment, Reserved, Role, Sealer, Session,
 };

@@ -17,9 +17,7 @@ use onward_keys::hash;
 use zeroize::Zeroizing;
 
 use crate::handshake::message::{Body, Cookie, Message, second_bytes};
-use crate::handshake::{
-    AMPLIFICATION_MAX, FIRST_PADDING_MAX, HandshakeConfig, Responder, Terms, check_config,
-};
+use crate::handshake::{AMPLIFICATION_MAX, HandshakeConfig, Responder, Terms, check_config};
 use crate::listener::cookie::CookieKeys;
 use crate::listener::rate::Rates;
 use crate::mode::{Mode, Suite};
@@ -149,7 +147,9 @@ impl Listener {
         let Some(Message { terms, body: Body::First { cookie, noise } }) = Message::decode(packet) else {
             return Verdict::Drop;
         };
-        if !self.limits.allowed.contains(&(terms.mode, terms.suite)) || !first_fits(terms.mode, noise) {
+        let answered = self.limits.allowed.contains(&(terms.mode, terms.suite))
+            && terms.mode.first_lengths().contains(&noise.len());
+        if !answered {
             return Verdict::Drop;
         }
         let attempt = Attempt { flow, hsid: terms.hsid };
@@ -157,6 +157,10 @@ impl Listener {
             let repeated =
                 self.half_open.get(&id).is_some_and(|known| known.first == first_hash(&terms, noise));
             return if repeated { Verdict::Repeated(id) } else { Verdict::Drop };
+        }
+        // After the attempts: a handshake under way has spent its ticket already.
+        if !self.config.bases.has(terms.mode, terms.pskid.as_ref()) {
+            return Verdict::Drop;
         }
         let mut random = SeededRandom::new(&Zeroizing::new(random));
         self.cookies.rotate(now, &mut random);
@@ -215,7 +219,8 @@ impl Listener {
     /// Whether the second message would exceed three times what has come.
     fn would_amplify(&self, mode: Mode, packet: &[u8]) -> bool {
         let [_, empty, _] = mode.message_bytes();
-        second_bytes(empty + self.config.local.payload.len()) > AMPLIFICATION_MAX * packet.len()
+        let payload = if mode.shows_identities() { self.config.local.payload.len() } else { 0 };
+        second_bytes(mode, empty + payload) > AMPLIFICATION_MAX * packet.len()
     }
 
     fn retry(&self, terms: Terms, noise: &[u8], flow: u128) -> Verdict {
@@ -300,11 +305,6 @@ impl fmt::Debug for Listener {
             .field("established", &self.established.len())
             .finish_non_exhaustive()
     }
-}
-
-fn first_fits(mode: Mode, noise: &[u8]) -> bool {
-    let [empty, _, _] = mode.message_bytes();
-    (empty..=empty + FIRST_PADDING_MAX).contains(&noise.len())
 }
 
 /// H of the first message without its cookie.

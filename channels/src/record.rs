@@ -75,6 +75,8 @@ pub enum CloseCode {
     Internal,
     /// A credential ended.
     Credential,
+    /// The node stops; it may come back.
+    Shutdown,
     /// A code this version does not know.
     Other(u8),
 }
@@ -90,6 +92,7 @@ impl CloseCode {
             Self::Lifetime => 3,
             Self::Internal => 4,
             Self::Credential => 5,
+            Self::Shutdown => 6,
             Self::Other(code) => code,
         }
     }
@@ -102,6 +105,7 @@ impl CloseCode {
             3 => Self::Lifetime,
             4 => Self::Internal,
             5 => Self::Credential,
+            6 => Self::Shutdown,
             other => Self::Other(other),
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! Specification: docs/protocol.md §3.5.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use onward_keys::{
     Aead, AeadAlgorithm, Backend, CIPHERTEXT_BYTES, CryptoRng, DecapsulationKey, ENCAPSULATION_KEY_BYTES,
@@ -24,7 +24,14 @@ use crate::random::SeededRandom;
 
 /// Agreements of a static key that the key service has answered, shared with the Noise state that uses them.
 #[derive(Clone, Default)]
-pub(crate) struct Agreements(Arc<Mutex<Vec<Agreement>>>);
+pub(crate) struct Agreements(Arc<Mutex<Answered>>);
+
+#[derive(Default)]
+struct Answered {
+    agreements: Vec<Agreement>,
+    /// The last one that a step needed and that was not there.
+    missing: Option<[u8; 32]>,
+}
 
 struct Agreement {
     peer: [u8; 32],
@@ -33,13 +40,25 @@ struct Agreement {
 
 impl Agreements {
     pub(crate) fn insert(&self, peer: [u8; 32], secret: SharedSecret) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Agreement { peer, secret });
+        self.lock().agreements.push(Agreement { peer, secret });
     }
 
-    fn answer(&self, peer: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let answered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let agreement = answered.iter().find(|agreement| agreement.peer == peer).ok_or(Error::Dh)?;
+    /// The peer's key for which an agreement was missing, if that is why the last step failed.
+    pub(crate) fn take_missing(&self) -> Option<[u8; 32]> {
+        self.lock().missing.take()
+    }
+
+    fn answer(&self, peer: [u8; 32], out: &mut [u8]) -> Result<(), Error> {
+        let mut answered = self.lock();
+        let Some(agreement) = answered.agreements.iter().find(|agreement| agreement.peer == peer) else {
+            answered.missing = Some(peer);
+            return Err(Error::Dh);
+        };
         write(agreement.secret.as_bytes(), out).ok_or(Error::Dh)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Answered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,8 +185,7 @@ impl Dh for StaticDh {
     }
 
     fn dh(&self, peer: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let peer = peer.get(..32).ok_or(Error::Dh)?;
-        self.agreements.answer(peer, out)
+        self.agreements.answer(*peer.first_chunk().ok_or(Error::Dh)?, out)
     }
 }
 

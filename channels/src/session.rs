@@ -1,7 +1,7 @@
 //! An established channel: sealing what goes out, opening what comes in, and when something is due.
 //!
 //! The two directions share no key and are two values, so that one task may open while another seals. They meet
-//! in the [`Pulse`] only: two atomics through which the timers, all kept by the [`Sealer`], learn what was heard.
+//! in the [`Pulse`] only: atomics through which the timers, all kept by the [`Sealer`], learn what was heard.
 //! Nothing here decides where bytes go, and a record that is refused leaves no trace but a memoised candidate key.
 //!
 //! Specification: docs/protocol.md §3.3, §3.4.
@@ -33,7 +33,7 @@ pub struct Session {
     pub opener: Opener,
     /// What both ends derived from the handshake: channel binding and exporter.
     pub binding: Binding,
-    /// Tells a repeated last handshake message, which is answered with another CONFIRM.
+    /// This end's CONFIRM, and what is answered with it again.
     pub confirmation: Confirmation,
 }
 
@@ -42,9 +42,8 @@ impl Session {
     pub(crate) fn new(start: SessionStart, confirmation: Confirmation) -> Self {
         let SessionStart { now, backend, algorithm, outgoing, incoming, binding, profile, role, padding } =
             start;
-        let pulse = Arc::new(Pulse::new(now));
-        let sealer =
-            Sealer::new(now, backend, algorithm, &outgoing, profile, role, padding, Arc::clone(&pulse));
+        let pulse = Arc::new(Pulse::new(now, profile));
+        let sealer = Sealer::new(now, backend, algorithm, &outgoing, role, padding, Arc::clone(&pulse));
         let opener = Opener::new(backend, algorithm, &incoming, pulse);
         Self { sealer, opener, binding, confirmation }
     }
@@ -58,13 +57,13 @@ pub(crate) struct SessionStart {
     pub(crate) outgoing: SharedSecret,
     pub(crate) incoming: SharedSecret,
     pub(crate) binding: Binding,
-    pub(crate) profile: Profile,
+    pub(crate) profile: Arc<Profile>,
     pub(crate) role: Role,
     pub(crate) padding: crate::record::Padding,
 }
 
 /// Which end of a channel this is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Role {
     /// It sent the first message, and alone starts new handshakes.
     Initiator,
@@ -72,49 +71,75 @@ pub enum Role {
     Responder,
 }
 
-/// What is left of the handshake once a channel is ready: how to tell a repeated third message.
+/// What is left of the handshake once a channel is ready: its CONFIRM, and which packets ask for it again.
 ///
-/// A responder whose CONFIRM was lost sees its peer's last message again and must confirm again, as a new record.
+/// A responder whose CONFIRM was lost sees its peer's last packet again, be it the third message or a CONFIRM, and
+/// must confirm again, as a new record.
 pub struct Confirmation {
-    /// H of the accepted third message; `None` at the initiator, who ignores every later handshake message.
-    repeated: Option<[u8; 32]>,
+    answers: Answers,
+    /// The body of this end's CONFIRM.
+    body: Vec<u8>,
+}
+
+/// What a ready channel answers with a CONFIRM.
+pub(crate) enum Answers {
+    /// Nothing: the initiator's end, which ignores every later handshake message and CONFIRM.
+    Nothing,
+    /// The accepted third message, of which this is H.
+    Third([u8; 32]),
+    /// Every CONFIRM of the peer.
+    Confirms,
 }
 
 impl Confirmation {
-    pub(crate) fn of_initiator() -> Self {
-        Self { repeated: None }
-    }
-
-    pub(crate) fn of_responder(third_message: &[u8]) -> Self {
-        Self { repeated: Some(onward_keys::hash(third_message)) }
+    pub(crate) fn new(answers: Answers, body: Vec<u8>) -> Self {
+        Self { answers, body }
     }
 
     /// Whether `packet` is the accepted third message again: answer it with [`Sealer::seal_confirm`], and drop
     /// every other handshake message that reaches a ready channel.
     #[must_use]
     pub fn is_repeated(&self, packet: &[u8]) -> bool {
-        self.repeated.is_some_and(|hash| hash.ct_eq(&onward_keys::hash(packet)).into())
+        matches!(self.answers, Answers::Third(hash) if hash.ct_eq(&onward_keys::hash(packet)).into())
+    }
+
+    /// Whether a CONFIRM of the peer is answered with [`Sealer::seal_confirm`].
+    #[must_use]
+    pub fn answers_confirms(&self) -> bool {
+        matches!(self.answers, Answers::Confirms)
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
     }
 }
 
 impl fmt::Debug for Confirmation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { repeated: _ } = self;
+        let Self { answers: _, body: _ } = self;
         f.debug_struct("Confirmation").finish_non_exhaustive()
     }
 }
 
 /// What the two directions tell each other: when something authentic was last heard, and whether the opener wants
-/// a new handshake.
+/// a new handshake; and the times that both keep.
 pub(crate) struct Pulse {
     /// Milliseconds of [`Now::mono`].
     heard: AtomicU64,
-    rehandshake: AtomicBool,
+    /// When there last was reason to think that the peer lost the channel, as `heard`.
+    suspected: AtomicU64,
+    renewal: AtomicBool,
+    profile: Arc<Profile>,
 }
 
 impl Pulse {
-    fn new(now: Now) -> Self {
-        Self { heard: AtomicU64::new(millis(now.mono)), rehandshake: AtomicBool::new(false) }
+    fn new(now: Now, profile: Arc<Profile>) -> Self {
+        Self {
+            heard: AtomicU64::new(millis(now.mono)),
+            suspected: AtomicU64::new(0),
+            renewal: AtomicBool::new(false),
+            profile,
+        }
     }
 
     /// Relaxed: a timer that sees an old value only fires and looks again.
@@ -126,16 +151,24 @@ impl Pulse {
         Duration::from_millis(self.heard.load(Ordering::Relaxed))
     }
 
-    fn ask_rehandshake(&self) {
-        self.rehandshake.store(true, Ordering::Relaxed);
+    fn suspect(&self, now: Now) {
+        self.suspected.store(millis(now.mono), Ordering::Relaxed);
     }
 
-    fn wants_rehandshake(&self) -> bool {
-        self.rehandshake.load(Ordering::Relaxed)
+    fn suspected(&self) -> Duration {
+        Duration::from_millis(self.suspected.load(Ordering::Relaxed))
     }
 
-    fn forget_rehandshake(&self) {
-        self.rehandshake.store(false, Ordering::Relaxed);
+    fn want_renewal(&self) {
+        self.renewal.store(true, Ordering::Relaxed);
+    }
+
+    fn wants_renewal(&self) -> bool {
+        self.renewal.load(Ordering::Relaxed)
+    }
+
+    fn forget_renewal(&self) {
+        self.renewal.store(false, Ordering::Relaxed);
     }
 }
 
@@ -150,6 +183,7 @@ mod tests {
 
     use super::*;
     use crate::identity::Identifier;
+    use crate::mode::Mode;
     use crate::record::{Content, FrameType, HEAD_BYTES, Padding, Sequence};
     use crate::replay::ReplayWindow;
     use crate::resolver::Resolver;
@@ -173,12 +207,12 @@ mod tests {
             algorithm,
             outgoing: SharedSecret::new(&[outgoing; 32]),
             incoming: SharedSecret::new(&[incoming; 32]),
-            binding: Binding::derive(&k1, &k2, &[5; 32], &ours, &theirs),
-            profile: Profile::Live,
+            binding: Binding::derive(Mode::HybridXx, &k1, &k2, &[5; 32], [ours, theirs]),
+            profile: Arc::default(),
             role,
             padding: Padding::None,
         };
-        Session::new(start, Confirmation::of_initiator())
+        Session::new(start, Confirmation::new(Answers::Nothing, Vec::new()))
     }
 
     /// Both ends of a stock Noise transport; what keys it begins with does not matter, they are replaced.
@@ -282,10 +316,10 @@ mod tests {
         assert_eq!(ReplayWindow::WIDTH, 1984);
         assert_eq!(Sequence::new(65_535).epoch(), 0);
         assert_eq!(Sequence::new(65_536).epoch(), 1);
-        let pulse = Pulse::new(now(3));
+        let pulse = Pulse::new(now(3), Arc::default());
         assert_eq!(pulse.heard(), Duration::from_secs(3));
-        assert!(!pulse.wants_rehandshake());
-        pulse.ask_rehandshake();
-        assert!(pulse.wants_rehandshake());
+        assert!(!pulse.wants_renewal());
+        pulse.want_renewal();
+        assert!(pulse.wants_renewal());
     }
 }

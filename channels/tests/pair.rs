@@ -10,3 +10,9 @@ mod harness;
 mod listener;
 #[path = "pair/records.rs"]
 mod records;
+#[path = "pair/renewal.rs"]
+mod renewal;
+#[path = "pair/replacement.rs"]
+mod replacement;
+#[path = "pair/resumption.rs"]
+mod resumption;

@@ -63,7 +63,7 @@ impl Party {
             known: Arc::new(RwLock::new(KnownHistories::new(4))),
             backend: Backend::Portable,
             app: Vec::new(),
-            profile: Profile::Live,
+            profile: Arc::new(Profile::live()),
             padding: Padding::None,
         })
     }

@@ -52,6 +52,8 @@ impl Aead {
     /// Sets up `algorithm` under `key`, computed by `backend`.
     #[must_use]
     pub fn new(backend: Backend, algorithm: AeadAlgorithm, key: &[u8; 32]) -> Self {
+        #[cfg(feature = "witness")]
+        crate::witness::note(crate::witness::Use::Cipher, key);
         let context = match backend {
             Backend::Portable => portable(algorithm, key),
             // AWS-LC can only fail here for want of memory; the portable context computes the same.

@@ -17,6 +17,8 @@ impl Backend {
     /// The public key (32 bytes, little endian u-coordinate) of `secret` (32 bytes, clamped here).
     #[must_use]
     pub fn x25519_public(self, secret: &[u8; 32]) -> [u8; 32] {
+        #[cfg(feature = "witness")]
+        crate::witness::note(crate::witness::Use::Agreement, secret);
         match self {
             Self::Portable => portable_public(secret),
             // AWS-LC can only fail here for want of memory; the portable result is the same.

@@ -29,6 +29,8 @@ mod secret;
 mod signature;
 mod software;
 mod vault;
+#[cfg(feature = "witness")]
+pub mod witness;
 
 pub use aead::{Aead, AeadAlgorithm, TAG_BYTES, Unauthentic};
 pub use agreement::NonContributory;

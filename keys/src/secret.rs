@@ -14,6 +14,8 @@ impl SharedSecret {
     /// Copies `bytes` into a box of its own. The caller wipes the original.
     #[must_use]
     pub fn new(bytes: &[u8; 32]) -> Self {
+        #[cfg(feature = "witness")]
+        crate::witness::note(crate::witness::Use::Shared, bytes);
         let mut boxed = Box::new([0; 32]);
         boxed.copy_from_slice(bytes);
         Self(boxed)

@@ -6,91 +6,39 @@
 //!
 //! Specification: docs/protocol.md §3.2, §3.4.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use onward_channels::identity::{
-    Identifier, Identity as History, KnownHistories, Params, Purpose, Trust, VerifiedHistory, channel_payload,
-};
+use onward_channels::identity::{Identifier, KnownHistories, Trust, VerifiedHistory};
 use onward_channels::{
-    CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
-    Listener as Handshakes, LocalIdentity, Mode, Now, Output, Padding, Profile, Responder, Suite, To,
-    Verdict,
+    Bases, Basis, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
+    Listener as Handshakes, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Psk, Responder, Suite,
+    To, Verdict,
 };
-use onward_keys::{Backend, KeyId, KeyUsage, PublicHalf, Vault};
-use onward_routing::{Address, FlowId, FlowKind, Message, Route, RouteRef};
+use onward_keys::{Backend, Vault};
+use onward_routing::{Address, ErrorCode, FlowId, FlowKind, Message, Route, RouteRef};
 use onward_workers::{Charge, Next, Router, Step};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::error::NodeError;
+use crate::identity::{Identities, Identity};
+use crate::introduction::Introduction;
 use crate::limits::ChannelLimits;
-use crate::secure::{Arrived, Encryptor, Opened, Session};
+use crate::line::{Carrier, Intent, Line, Offered, may_return};
+use crate::secure::{Arrived, Encryptor, Session, Tick};
+use crate::state::StateDir;
+use crate::tickets::TicketStore;
 
 /// How often the node looks after its channels' timers.
 const TICK: Duration = Duration::from_secs(1);
 /// Packets that wait for a handshake's driver; more are dropped and repeated by the peer.
 const INBOX: usize = 32;
-/// How long an attestation of a channel key lasts: the most the protocol allows by default.
-const ATTESTATION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a vault may take for one key agreement. Source: docs/protocol.md §3.5 (g).
 const AGREEMENT: Duration = Duration::from_secs(2);
-
-/// An identity of this node, ready to open and accept channels. Cheap to clone; holds no secret.
-#[derive(Clone)]
-pub struct Identity {
-    pub(crate) history: Arc<History>,
-    pub(crate) local: Arc<LocalIdentity>,
-}
-
-impl Identity {
-    /// Makes the channel credentials of an identity: attests a static key of the vault.
-    pub(crate) async fn prepare(
-        vault: &dyn Vault,
-        history: History,
-        key: Option<KeyId>,
-    ) -> Result<Self, NodeError> {
-        let key = match key {
-            Some(key) => key,
-            None => vault.generate(KeyUsage::ChannelStatic).await?,
-        };
-        let PublicHalf::Agree(public) = vault.public(key).await? else {
-            return Err(NodeError::Misuse("the channel key is no X25519 key"));
-        };
-        let now = unix_now();
-        let attestation =
-            history.attest(vault, Purpose::CHANNEL_STATIC, &public, now, now + ATTESTATION.as_secs()).await?;
-        let payload = channel_payload(&history, &attestation, &[], &Params::default(), 0)?;
-        let local = LocalIdentity {
-            identifier: history.identifier(),
-            static_key: key,
-            static_public: public,
-            payload,
-        };
-        Ok(Self { history: Arc::new(history), local: Arc::new(local) })
-    }
-
-    /// Who this is.
-    #[must_use]
-    pub fn identifier(&self) -> Identifier {
-        self.local.identifier
-    }
-
-    /// The public history as text, for a peer's file.
-    #[must_use]
-    pub fn export(&self) -> String {
-        self.history.history().to_text()
-    }
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Identity").field(&self.identifier()).finish()
-    }
-}
 
 /// Whom a channel is opened to.
 #[derive(Clone, Debug)]
@@ -115,6 +63,17 @@ pub struct ChannelOptions {
     pub app: Vec<u8>,
     /// How records are padded; not at all by default.
     pub padding: Padding,
+    /// What a listener answers; by default what the node's [`ChannelLimits`] allow, which is
+    /// [`Mode::HybridXx`] with either cipher.
+    pub accepts: Option<BTreeSet<(Mode, Suite)>>,
+    /// Keys shared within a deployment: a listener answers each, an initiator uses the first.
+    pub psks: Vec<Arc<Psk>>,
+    /// Peers known beforehand: an initiator needs its peer's in modes 5 to 7, a listener those of the
+    /// peers that may use mode 7, at most 16.
+    pub introductions: Vec<Introduction>,
+    /// Whether an initiator keeps a ticket to resume the channel with. A listener that accepts
+    /// [`Mode::Resumption`] keeps its half.
+    pub resumable: bool,
 }
 
 impl Default for ChannelOptions {
@@ -127,6 +86,10 @@ impl Default for ChannelOptions {
             backend,
             app: Vec::new(),
             padding: Padding::None,
+            accepts: None,
+            psks: Vec::new(),
+            introductions: Vec::new(),
+            resumable: false,
         }
     }
 }
@@ -134,39 +97,39 @@ impl Default for ChannelOptions {
 /// All channels of a node.
 pub(crate) struct Channels {
     pub(crate) router: Arc<Router>,
+    pub(crate) identities: Identities,
     pub(crate) vault: Arc<dyn Vault>,
     pub(crate) known: Arc<RwLock<KnownHistories>>,
-    /// Set when a history was learned that is not stored yet.
-    pub(crate) learned: AtomicBool,
+    /// Handshakes whose peers were accepted: each may have taught a history.
+    pub(crate) learned: AtomicU64,
+    /// How many forks of histories have been logged.
+    alarms: AtomicUsize,
     limits: ChannelLimits,
-    open: Mutex<HashMap<u128, Kept>>,
-    responders: Mutex<JoinSet<()>>,
-}
-
-/// A channel the node looks after, and where it came from.
-struct Kept {
-    session: Arc<Session>,
-    accepted: Option<(Arc<Accepting>, HandshakeId)>,
+    profile: Arc<Profile>,
+    tickets: TicketStore,
+    lines: Mutex<HashMap<u128, Arc<Line>>>,
+    /// Handshakes: those of responders, and those that renew a channel.
+    handshakes: Mutex<JoinSet<()>>,
 }
 
 /// A channel to a peer. Dropping the handle leaves the channel open.
 #[derive(Clone)]
 pub struct Channel {
     channels: Arc<Channels>,
-    session: Arc<Session>,
+    line: Arc<Line>,
 }
 
 impl Channel {
     /// The identity at the other end.
     #[must_use]
     pub fn peer(&self) -> Identifier {
-        self.session.peer().unwrap_or(Identifier::from_bytes([0; 32]))
+        self.line.peer
     }
 
     /// The address that messages through the channel go to first.
     #[must_use]
     pub fn address(&self) -> &Address {
-        self.session.encryptor().unwrap_or_else(|| unreachable!("a handle exists only for an open channel"))
+        &self.line.encryptor
     }
 
     /// The route to `inner` at the other end of the channel.
@@ -182,7 +145,7 @@ impl Channel {
     /// The flow of what the peer sends through the channel.
     #[must_use]
     pub fn flow(&self) -> FlowId {
-        self.session.flow().unwrap_or_default()
+        self.line.flow
     }
 
     /// Lets the peer reach a worker of this node through the channel.
@@ -198,15 +161,21 @@ impl Channel {
             .map_err(|_| NodeError::SecureOnly(worker))
     }
 
+    /// How often it was renewed: another handshake's keys and session took over, under the same address.
+    #[must_use]
+    pub fn renewals(&self) -> u64 {
+        self.line.moves()
+    }
+
     /// Whether the channel is over.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.session.is_closed()
+        self.line.is_closed()
     }
 
     /// Tells the peer and ends the channel; requests that wait for an answer through it fail.
     pub fn close(&self) {
-        self.channels.close(&self.session, CloseCode::Normal);
+        self.channels.close(&self.line, CloseCode::Normal);
     }
 }
 
@@ -219,6 +188,7 @@ impl fmt::Debug for Channel {
 /// Accepts channels at a worker address. Dropping the handle leaves it accepting.
 #[derive(Clone)]
 pub struct ChannelListener {
+    channels: Arc<Channels>,
     accepting: Arc<Accepting>,
 }
 
@@ -235,7 +205,7 @@ impl ChannelListener {
     /// [`NodeError::Address`] for a malformed name.
     pub fn expose(&self, worker: &str) -> Result<(), NodeError> {
         let worker = Address::local(worker)?;
-        let router = &self.accepting.channels.router;
+        let router = &self.channels.router;
         router.reach_mut().expose(self.accepting.inside, &worker).map_err(|_| NodeError::SecureOnly(worker))
     }
 
@@ -247,7 +217,7 @@ impl ChannelListener {
 
     /// Accepts no more; channels that are open stay so.
     pub fn close(&self) {
-        self.accepting.channels.router.remove(&self.accepting.address);
+        self.channels.router.remove(&self.accepting.address);
     }
 }
 
@@ -263,45 +233,103 @@ impl Channels {
         vault: Arc<dyn Vault>,
         known: KnownHistories,
         limits: ChannelLimits,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+        state: Option<Arc<StateDir>>,
+    ) -> Result<Arc<Self>, NodeError> {
+        let tickets = TicketStore::open(now(&router), state, limits.tickets)?;
+        Ok(Arc::new(Self {
             router,
+            identities: Identities::new(Arc::clone(&vault), limits.attestation),
             vault,
             known: Arc::new(RwLock::new(known)),
-            learned: AtomicBool::new(false),
+            learned: AtomicU64::new(0),
+            alarms: AtomicUsize::new(0),
+            profile: Arc::new(limits.profile.clone()),
             limits,
-            open: Mutex::default(),
-            responders: Mutex::default(),
-        })
+            tickets,
+            lines: Mutex::default(),
+            handshakes: Mutex::default(),
+        }))
     }
 
-    /// Runs the timers of all channels as long as the node does.
+    /// Looks after channels and identities as long as the node runs.
     pub(crate) async fn run(self: Arc<Self>) {
+        // Beside each other: a vault that hangs must not stop the timers.
+        tokio::join!(self.keep_channels(), self.identities.keep_attested());
+    }
+
+    async fn keep_channels(self: &Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let sessions: Vec<_> = self.open().values().map(|kept| Arc::clone(&kept.session)).collect();
-            for session in sessions {
-                if let Some(code) = session.tick(&self.router) {
-                    self.close(&session, code);
+            let lines: Vec<_> = self.lines().values().cloned().collect();
+            for line in lines {
+                self.look_after(&line);
+            }
+            while self.handshakes().try_join_next().is_some() {}
+            self.raise_alarms();
+        }
+    }
+
+    /// Logs each fork of an identity's history once.
+    fn raise_alarms(&self) {
+        let forked = self.forked();
+        let logged = self.alarms.swap(forked.len(), Ordering::Relaxed);
+        for identity in forked.iter().skip(logged) {
+            tracing::error!(%identity, "ALARM: two histories of one identity contradict each other; its keys are not its owner's alone");
+        }
+    }
+
+    /// Identities of which contradicting histories were seen since the node started.
+    pub(crate) fn forked(&self) -> Vec<Identifier> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).forked()
+    }
+
+    /// Does what the timers of one channel call for.
+    fn look_after(self: &Arc<Self>, line: &Arc<Line>) {
+        let session = line.session();
+        match session.tick(&self.router) {
+            None => {}
+            Some(Tick::Renew) => self.renew(line),
+            Some(Tick::Close(code)) => return self.close(line, code),
+            Some(Tick::Ended(code)) => {
+                if line.intent.is_none() || !may_return(code) {
+                    return self.close(line, code);
+                }
+                match line.tries_again(self.router.now(), self.profile.renew_again, self.profile.idle) {
+                    None => return self.close(line, code),
+                    Some(false) => {}
+                    Some(true) => self.renew(line),
                 }
             }
-            while self.responders().try_join_next().is_some() {}
+        }
+        let learned = self.learned.load(Ordering::Relaxed);
+        if let Err(error) = line.check_again(unix_now(), learned, &self.known) {
+            tracing::info!(peer = %line.peer, %error, "a channel's peer is accepted no more");
+            return self.close(line, CloseCode::Credential);
+        }
+        if let Some(next) = line.take_used(None) {
+            self.move_line(line, next);
+        }
+        if line.is_unheard() {
+            line.session().announce(&self.router);
+        }
+        for carrier in line.drained(self.router.now()) {
+            self.end(&carrier, CloseCode::Lifetime);
         }
     }
 
     /// Channels that are open now.
     pub(crate) fn count(&self) -> usize {
-        self.open().len()
+        self.lines().len()
     }
 
     pub(crate) fn close_all(&self) {
-        let sessions: Vec<_> = self.open().values().map(|kept| Arc::clone(&kept.session)).collect();
-        for session in sessions {
-            self.close(&session, CloseCode::Normal);
+        let lines: Vec<_> = self.lines().values().cloned().collect();
+        for line in lines {
+            self.close(&line, CloseCode::Shutdown);
         }
-        self.responders().abort_all();
+        self.handshakes().abort_all();
     }
 
     /// Opens a channel along `route`, whose last address is the peer's channel listener.
@@ -319,17 +347,131 @@ impl Channels {
             Peer::Identity(identifier) => (Some(identifier), Trust::pinned([identifier])),
             Peer::Any(trust) => (None, trust),
         };
-        let config = self.config(identity, trust, &options);
-        let now = now(&self.router);
-        let initiator = Initiator::new(now, config, options.mode, options.suite, to, self.seed()?)?;
+        let intent = Intent { identity: identity.clone(), route, trust: Arc::new(trust), options };
+        let (session, finished) = self.initiate(&intent, intent.options.mode, to, None).await?;
+        let line = self.establish(session, finished, Some(intent), None).await;
+        Ok(Channel { channels: Arc::clone(self), line })
+    }
+
+    /// Runs the handshake of an initiator.
+    async fn initiate(
+        &self,
+        intent: &Intent,
+        mode: Mode,
+        to: Option<Identifier>,
+        replaces: Option<Predecessor>,
+    ) -> Result<(Arc<Session>, Finished), NodeError> {
+        let Intent { identity, route, trust, options } = intent;
+        let config = self.config(identity, Arc::clone(trust), options);
+        let basis = self.basis(identity.identifier(), to, mode, options)?;
+        let opening = Opening { basis, replaces, ..Opening::new(mode, options.suite, to) };
+        let initiator = Initiator::new(now(&self.router), config, opening, self.seed()?)?;
         let (session, inbox) = self.new_session();
         let guard = Unfinished { channels: self, session: &session };
-        let driver =
-            Driver { channels: self, session: &session, way: Path::Initiator { route, peer: None }, inbox };
-        let established = driver.run(Handshake::Initiator(Box::new(initiator))).await?;
+        let way = Path::Initiator { route: route.clone(), peer: None };
+        let driver = Driver { channels: self, session: &session, accepting: None, way, inbox };
+        let finished = driver.run(Handshake::Initiator(Box::new(initiator))).await?;
         std::mem::forget(guard);
-        self.establish(&session, established, None).await;
-        Ok(Channel { channels: Arc::clone(self), session })
+        if options.resumable {
+            let now = now(&self.router);
+            self.tickets.keep(now, finished.established.ticket(now, identity.identifier()));
+        }
+        Ok((session, finished))
+    }
+
+    /// Starts the handshake for a line's next session, unless one runs already.
+    fn renew(self: &Arc<Self>, line: &Arc<Line>) {
+        if !line.begin_renewal() {
+            return;
+        }
+        let (channels, line) = (Arc::clone(self), Arc::clone(line));
+        self.handshakes().spawn(async move {
+            if let Some(intent) = &line.intent {
+                let replaces = line.session().predecessor();
+                match channels.initiate(intent, intent.renewal_mode(), Some(line.peer), replaces).await {
+                    Ok((session, finished)) => channels.succeed(&line, session, finished).await,
+                    Err(error) => tracing::debug!(%error, "a channel was not renewed"),
+                }
+            }
+            line.end_renewal();
+        });
+    }
+
+    /// Gives a line the session that this end began for it, if it may have it.
+    ///
+    /// A channel that is alive is replaced only by one whose ends both know it; one that is lost is opened again, as
+    /// its opener would, and what was asked through it fails.
+    async fn succeed(&self, line: &Arc<Line>, session: Arc<Session>, finished: Finished) {
+        let is_proved = finished.established.replaces.is_some();
+        if !is_proved && !line.session().is_lost(&self.router) {
+            tracing::warn!(peer = %line.peer, "a channel was not renewed: its peer does not know it");
+            return self.refuse(&session, finished);
+        }
+        line.show(finished.established.peer.clone());
+        self.learned.fetch_add(1, Ordering::Relaxed);
+        let early = session.open(line, finished);
+        if !is_proved {
+            self.router.flow_lost(line.flow, false);
+            tracing::info!(peer = %line.peer, "a lost channel was opened again");
+        }
+        self.move_line(line, Carrier { session: Arc::clone(&session), accepted: None });
+        session.receive_early(&self.router, early).await;
+    }
+
+    /// Closes a session that this end does not take, so that the peer does not keep it.
+    fn refuse(&self, session: &Session, finished: Finished) {
+        let Finished { mut established, onward } = finished;
+        let mut record = Vec::new();
+        let now = now(&self.router);
+        if established.session.sealer.seal_close(now, CloseCode::Normal, &mut record).is_ok() {
+            let ret = Route::from(Address::random(session.id));
+            let message = Message::with_body(onward.as_ref(), ret.as_ref(), record.into());
+            if let Err(error) = self.router.try_send(message) {
+                tracing::debug!(%error, "a session that is not taken was not closed");
+            }
+        }
+        self.forget(session);
+    }
+
+    /// Takes in a session that a peer began: the next one of a channel, or one of its own.
+    async fn accepted(
+        &self,
+        session: Arc<Session>,
+        finished: Finished,
+        accepting: Arc<Accepting>,
+        id: HandshakeId,
+    ) {
+        let replaced = finished.established.replaces.and_then(|hs_id| {
+            let is_it = |line: &&Arc<Line>| line.predecessor(&accepting, &hs_id).is_some();
+            self.lines().values().find(is_it).cloned()
+        });
+        let Some(line) = replaced else {
+            self.establish(session, finished, None, Some((accepting, id))).await;
+            return;
+        };
+        if let Some(used) = line.take_used(finished.established.replaces.as_ref()) {
+            self.move_line(&line, used);
+        }
+        line.show(finished.established.peer.clone());
+        self.learned.fetch_add(1, Ordering::Relaxed);
+        let early = session.open(&line, finished);
+        let next = Carrier { session: Arc::clone(&session), accepted: Some((accepting, id)) };
+        if let Some(unused) = line.expect(next) {
+            self.end(&unused, CloseCode::Normal);
+        }
+        session.receive_early(&self.router, early).await;
+    }
+
+    /// Has a line's messages sealed by another session from now on.
+    fn move_line(&self, line: &Line, carrier: Carrier) {
+        let session = Arc::clone(&carrier.session);
+        match line.move_to(carrier.clone(), self.router.now() + self.profile.drain) {
+            Offered::Closed => self.end(&carrier, CloseCode::Normal),
+            Offered::Moved => {
+                self.router.replace_step(&line.encryptor, Arc::new(Encryptor(Arc::clone(&session))));
+                session.announce(&self.router);
+            }
+        }
     }
 
     /// Accepts channels at the worker address `address`.
@@ -340,33 +482,79 @@ impl Channels {
         trust: Trust,
         options: &ChannelOptions,
     ) -> Result<ChannelListener, NodeError> {
-        let config = self.config(identity, trust, options);
-        let handshakes = Handshakes::new(config, self.limits.listener.clone())?;
+        let config = self.config(identity, Arc::new(trust), options);
+        let mut limits = self.limits.listener.clone();
+        limits.allowed = options.accepts.clone().unwrap_or(limits.allowed);
+        let resumes = limits.allowed.iter().any(|(mode, _)| mode.is_resumption());
+        let handshakes = Handshakes::new(Arc::clone(&config), limits)?;
         let inside = FlowId::from_number(self.router.random());
         self.router.reach_mut().open_flow(inside, FlowKind::Channel, None);
         let accepting = Arc::new(Accepting {
-            channels: Arc::clone(self),
+            identity: identity.clone(),
+            config: Mutex::new(Arc::clone(&config)),
             address: address.clone(),
             inside,
+            resumes: resumes.then_some(identity.identifier()),
             handshakes: Mutex::new(handshakes),
             running: Mutex::default(),
         });
-        self.router.add_step(&address, Arc::new(AcceptStep(Arc::clone(&accepting))))?;
-        Ok(ChannelListener { accepting })
+        let step = AcceptStep { channels: Arc::downgrade(self), accepting: Arc::clone(&accepting) };
+        self.router.add_step(&address, Arc::new(step))?;
+        Ok(ChannelListener { channels: Arc::clone(self), accepting })
     }
 
-    fn config(&self, identity: &Identity, trust: Trust, options: &ChannelOptions) -> Arc<HandshakeConfig> {
+    /// What an initiator's handshake rests on, as its mode asks for it. A ticket is taken out for good.
+    fn basis(
+        &self,
+        local: Identifier,
+        to: Option<Identifier>,
+        mode: Mode,
+        options: &ChannelOptions,
+    ) -> Result<Basis, NodeError> {
+        let basis = match (mode.has_psk(), mode.has_two_messages()) {
+            (false, false) => Some(Basis::Nothing),
+            (true, false) => options.psks.first().map(|psk| Basis::Psk(Arc::clone(psk))),
+            (false, true) => {
+                let mut known = options.introductions.iter();
+                let known = known.find(|known| Some(known.identifier()) == to);
+                known.map(|known| Basis::Introduction(known.payload()))
+            }
+            (true, true) => {
+                let to = to.ok_or(NodeError::Misuse("resumption needs a named peer"))?;
+                let ticket = self.tickets.take(now(&self.router), local, to);
+                return Ok(Basis::Ticket(Box::new(ticket.ok_or(NodeError::NoTicket(to))?)));
+            }
+        };
+        basis.ok_or(NodeError::Misuse("a handshake mode without what it rests on"))
+    }
+
+    fn config(
+        &self,
+        identity: &Identity,
+        trust: Arc<Trust>,
+        options: &ChannelOptions,
+    ) -> Arc<HandshakeConfig> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         trust.pins().for_each(|identifier| known.pin(*identifier));
         Arc::new(HandshakeConfig {
-            local: Arc::clone(&identity.local),
-            trust: Arc::new(trust),
+            local: identity.local(),
+            trust,
             known: Arc::clone(&self.known),
+            bases: Bases {
+                psks: options.psks.clone(),
+                introductions: options.introductions.iter().map(Introduction::payload).collect(),
+                tickets: self.tickets.shared(),
+            },
             backend: options.backend,
             app: options.app.clone(),
-            profile: Profile::Live,
+            profile: Arc::clone(&self.profile),
             padding: options.padding,
         })
+    }
+
+    /// What a peer needs to replace the channel with this `hs_id`, which it opened at the same listener.
+    fn predecessor(&self, accepting: &Arc<Accepting>, hs_id: &[u8; 32]) -> Option<Predecessor> {
+        self.lines().values().find_map(|line| line.predecessor(accepting, hs_id))
     }
 
     fn new_session(&self) -> (Arc<Session>, mpsc::Receiver<Arrived>) {
@@ -381,47 +569,53 @@ impl Channels {
 
     /// Makes a finished handshake a channel.
     async fn establish(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
+        &self,
+        session: Arc<Session>,
         finished: Finished,
+        intent: Option<Intent>,
         accepted: Option<(Arc<Accepting>, HandshakeId)>,
-    ) {
-        let Finished { established, onward } = finished;
-        let Established { session: records, peer, early } = *established;
+    ) -> Arc<Line> {
         let flow = FlowId::from_number(self.router.random());
-        let encryptor_id = self.router.random();
-        let encryptor = Address::random(encryptor_id);
+        let id = self.router.random();
         let parent = accepted.as_ref().map(|(accepting, _)| accepting.inside);
         {
             let mut reach = self.router.reach_mut();
             reach.open_flow(flow, FlowKind::Channel, parent);
-            reach.set_egress(flow, encryptor_id);
+            reach.set_egress(flow, id);
         }
-        session.open(Opened {
-            flow,
-            peer: peer.identifier(),
-            encryptor: encryptor.clone(),
-            onward,
-            session: records,
-        });
-        let _ = self.router.add_step(&encryptor, Arc::new(Encryptor(Arc::clone(session))));
-        self.open().insert(session.id, Kept { session: Arc::clone(session), accepted });
-        self.learned.store(true, Ordering::Relaxed);
+        let trust = match (&intent, &accepted) {
+            (Some(intent), _) => Arc::clone(&intent.trust),
+            (None, Some((accepting, _))) => Arc::clone(&accepting.config().trust),
+            (None, None) => Arc::default(),
+        };
+        let shown = finished.established.peer.clone();
+        let carrier = Carrier { session: Arc::clone(&session), accepted };
+        let line = Line::new(id, shown, flow, intent, trust, carrier);
+        let early = session.open(&line, finished);
+        let _ = self.router.add_step(&line.encryptor, Arc::new(Encryptor(Arc::clone(&session))));
+        self.lines().insert(id, Arc::clone(&line));
+        self.learned.fetch_add(1, Ordering::Relaxed);
         session.receive_early(&self.router, early).await;
+        line
     }
 
     /// Ends a channel and forgets it.
-    fn close(&self, session: &Arc<Session>, code: CloseCode) {
-        session.send_close(&self.router, code);
-        self.forget(session);
-        if let Some(encryptor) = session.encryptor() {
-            self.router.remove(encryptor);
+    fn close(&self, line: &Line, code: CloseCode) {
+        for carrier in line.close() {
+            carrier.session.close(&self.router, code);
+            self.end(&carrier, code);
         }
-        if let Some(flow) = session.flow() {
-            self.router.flow_lost(flow, true);
-        }
-        if let Some(Kept { accepted: Some((accepting, id)), .. }) = self.open().remove(&session.id) {
-            accepting.handshakes().ended(id);
+        self.router.remove(&line.encryptor);
+        self.router.flow_lost(line.flow, true);
+        self.lines().remove(&line.id);
+    }
+
+    /// Wipes a session and forgets it; its peer is told nothing.
+    fn end(&self, carrier: &Carrier, code: CloseCode) {
+        carrier.session.wipe(code);
+        self.forget(&carrier.session);
+        if let Some((accepting, id)) = &carrier.accepted {
+            accepting.handshakes().ended(*id);
         }
     }
 
@@ -438,12 +632,12 @@ impl Channels {
         Ok(seed)
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<u128, Kept>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lines(&self) -> MutexGuard<'_, HashMap<u128, Arc<Line>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn responders(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.responders.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handshakes(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The histories learned so far, to be stored.
@@ -465,11 +659,15 @@ impl Drop for Unfinished<'_> {
 }
 
 /// A channel listener.
-struct Accepting {
-    channels: Arc<Channels>,
+pub(crate) struct Accepting {
     address: Address,
+    identity: Identity,
+    /// What handshakes that begin now are answered with.
+    config: Mutex<Arc<HandshakeConfig>>,
     /// The parent flow of all channels accepted here: what it exposes, they do.
     inside: FlowId,
+    /// The identity whose channels can be resumed here, if they can.
+    resumes: Option<Identifier>,
     handshakes: Mutex<Handshakes>,
     running: Mutex<HashMap<HandshakeId, Running>>,
 }
@@ -489,23 +687,53 @@ impl Accepting {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(self: &Arc<Self>, id: HandshakeId, responder: Box<Responder>, back: Route) {
-        let (session, inbox) = self.channels.new_session();
+    fn config(&self) -> MutexGuard<'_, Arc<HandshakeConfig>> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has handshakes that begin from now on answered with the identity's newest history and attestation.
+    fn refresh(&self) {
+        let local = self.identity.local();
+        let mut config = self.config();
+        if Arc::ptr_eq(&config.local, &local) {
+            return;
+        }
+        let newest = Arc::new(HandshakeConfig { local, ..HandshakeConfig::clone(&config) });
+        match self.handshakes().reconfigure(Arc::clone(&newest)) {
+            Ok(()) => *config = newest,
+            Err(error) => tracing::warn!(%error, "a listener keeps its older attestation"),
+        }
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        channels: &Arc<Channels>,
+        id: HandshakeId,
+        responder: Box<Responder>,
+        back: Route,
+    ) {
+        let (session, inbox) = channels.new_session();
         let (accepting, driven) = (Arc::clone(self), Arc::clone(&session));
+        let driving = Arc::clone(channels);
         // The entry is made before the task may remove it.
         let mut running = self.running();
-        let task = self.channels.responders().spawn(async move {
-            let channels = Arc::clone(&accepting.channels);
+        let task = channels.handshakes().spawn(async move {
+            let channels = driving;
             let guard = Unfinished { channels: &channels, session: &driven };
+            let way = Path::Responder { back };
             let driver =
-                Driver { channels: &channels, session: &driven, way: Path::Responder { back }, inbox };
+                Driver { channels: &channels, session: &driven, accepting: Some(&accepting), way, inbox };
             let finished = driver.run(Handshake::Responder(responder)).await;
             accepting.running().remove(&id);
             match finished {
                 Ok(finished) => {
                     std::mem::forget(guard);
                     accepting.handshakes().established(id);
-                    channels.establish(&driven, finished, Some((accepting, id))).await;
+                    if let Some(local) = accepting.resumes {
+                        let now = now(&channels.router);
+                        channels.tickets.keep(now, finished.established.ticket(now, local));
+                    }
+                    channels.accepted(driven, finished, accepting, id).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a handshake failed");
@@ -516,27 +744,34 @@ impl Accepting {
         running.insert(id, Running { session, task });
     }
 
-    fn evict(&self, id: HandshakeId) {
+    fn evict(&self, channels: &Channels, id: HandshakeId) {
         if let Some(Running { session, task }) = self.running().remove(&id) {
             task.abort();
-            self.channels.forget(&session);
+            channels.forget(&session);
         }
     }
 }
 
-/// The step at a channel listener's address.
-struct AcceptStep(Arc<Accepting>);
+/// The step at a channel listener's address. Weak, since what it belongs to holds the router that holds it.
+struct AcceptStep {
+    channels: Weak<Channels>,
+    accepting: Arc<Accepting>,
+}
 
 impl Step for AcceptStep {
     fn step(&self, router: &Arc<Router>, message: Message, _: Option<Charge>) -> Next {
-        let accepting = &self.0;
-        let Ok(seed) = accepting.channels.seed() else { return Next::Done(Some(message)) };
+        let accepting = &self.accepting;
+        let Some(channels) = self.channels.upgrade() else {
+            return Next::Refused(ErrorCode::Stopped, message);
+        };
+        let Ok(seed) = channels.seed() else { return Next::Done(Some(message)) };
         let behind = message.ret().iter().nth(1).map_or(&[][..], |address| address.encoded());
         let first = FirstMessage {
             flow: u128::from_be_bytes(message.flow().to_bytes()),
             behind,
             packet: message.payload(),
         };
+        accepting.refresh();
         let verdict = accepting.handshakes().receive(now(router), first, seed);
         match verdict {
             Verdict::Drop => {}
@@ -548,9 +783,9 @@ impl Step for AcceptStep {
             }
             Verdict::Accept { id, responder, evicted } => {
                 if let Some(evicted) = evicted {
-                    accepting.evict(evicted);
+                    accepting.evict(&channels, evicted);
                 }
-                accepting.start(id, responder, message.ret().to_owned());
+                accepting.start(&channels, id, responder, message.ret().to_owned());
             }
             Verdict::Repeated(id) => {
                 let session = accepting.running().get(&id).map(|running| Arc::clone(&running.session));
@@ -619,14 +854,16 @@ impl Path {
 struct Driver<'a> {
     channels: &'a Channels,
     session: &'a Session,
+    /// The listener of a responder.
+    accepting: Option<&'a Arc<Accepting>>,
     way: Path,
     inbox: mpsc::Receiver<Arrived>,
 }
 
 /// A finished handshake and the route of its records.
-struct Finished {
-    established: Box<Established>,
-    onward: Route,
+pub(crate) struct Finished {
+    pub(crate) established: Box<Established>,
+    pub(crate) onward: Route,
 }
 
 impl Driver<'_> {
@@ -650,6 +887,12 @@ impl Driver<'_> {
                             _ => handshake.handle(now(router), Input::AgreementFailed),
                         }
                     }
+                    Output::Find(hs_id) => {
+                        let find = |accepting| self.channels.predecessor(accepting, &hs_id);
+                        let found = self.accepting.and_then(find);
+                        handshake.handle(now(router), Input::Found(found));
+                    }
+                    Output::Spend(role, id) => self.channels.tickets.erase(role, id)?,
                     Output::Established(established) => {
                         let onward = self.way.to(To::Peer).ok_or(NodeError::Misuse("no way to the peer"))?;
                         return Ok(Finished { established, onward });

@@ -41,6 +41,10 @@ pub enum NodeError {
     #[cfg(feature = "channels")]
     #[error("channel")]
     Channel(#[from] onward_channels::ChannelError),
+    /// There is no ticket by which a channel to this identity could be resumed. Another mode may open one.
+    #[cfg(feature = "channels")]
+    #[error("no ticket to resume a channel to {0}")]
+    NoTicket(onward_channels::identity::Identifier),
     /// The state directory cannot be used.
     #[error("state directory: {action} `{path}`")]
     State {

@@ -9,22 +9,34 @@
 #[cfg(feature = "channels")]
 mod channel;
 mod error;
+#[cfg(feature = "channels")]
+mod identity;
+#[cfg(feature = "channels")]
+mod introduction;
 mod limits;
+#[cfg(feature = "channels")]
+mod line;
 mod node;
 #[cfg(feature = "channels")]
 mod secure;
 mod state;
+#[cfg(feature = "channels")]
+mod tickets;
 
 #[cfg(feature = "channels")]
-pub use channel::{Channel, ChannelListener, ChannelOptions, Identity, Peer};
+pub use channel::{Channel, ChannelListener, ChannelOptions, Peer};
+#[cfg(feature = "channels")]
+pub use identity::Identity;
 #[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
 #[cfg(feature = "channels")]
-pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Suite};
+pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite};
 #[cfg(feature = "channels")]
-pub use onward_keys::{Backend, KeyError, SoftwareVault, Vault};
+pub use onward_keys::{Backend, KeyError, SharedSecret, SoftwareVault, Vault};
 
 pub use error::NodeError;
+#[cfg(feature = "channels")]
+pub use introduction::Introduction;
 #[cfg(feature = "channels")]
 pub use limits::ChannelLimits;
 pub use limits::{LimitRow, Limits};

@@ -16,10 +16,28 @@ pub struct Limits {
 
 /// The bounds of secure channels.
 #[cfg(feature = "channels")]
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ChannelLimits {
     /// Handshakes of one channel listener.
     pub listener: onward_channels::ListenerLimits,
+    /// How long handshakes, keys and channels last.
+    pub profile: onward_channels::Profile,
+    /// How long an identity's channel key is attested for, by default 30 days; it is attested again after half of that.
+    pub attestation: std::time::Duration,
+    /// Tickets of channels that can be resumed; those that end first give way.
+    pub tickets: usize,
+}
+
+#[cfg(feature = "channels")]
+impl Default for ChannelLimits {
+    fn default() -> Self {
+        Self {
+            listener: onward_channels::ListenerLimits::default(),
+            profile: onward_channels::Profile::live(),
+            attestation: std::time::Duration::from_secs(30 * 24 * 3600),
+            tickets: 10_000,
+        }
+    }
 }
 
 /// One bound, for people.
@@ -92,23 +110,71 @@ impl Limits {
             row("streams.dialled", streams.dialled.to_string(), "connections dialled by messages"),
         ];
         #[cfg(feature = "channels")]
-        rows.extend([
-            row(
-                "channels.half_open",
-                self.channels.listener.half_open_max.to_string(),
-                "unfinished handshakes",
-            ),
+        rows.extend(self.channels.rows());
+        rows
+    }
+}
+
+#[cfg(feature = "channels")]
+impl ChannelLimits {
+    fn rows(&self) -> Vec<LimitRow> {
+        let row = |name, value: String, bounds| LimitRow { name, value, bounds };
+        let time = |time: std::time::Duration| format!("{time:?}");
+        let (listener, profile) = (&self.listener, &self.profile);
+        vec![
+            row("channels.half_open", listener.half_open_max.to_string(), "unfinished handshakes"),
             row(
                 "channels.half_open_per_flow",
-                self.channels.listener.half_open_per_flow_max.to_string(),
+                listener.half_open_per_flow_max.to_string(),
                 "unfinished handshakes of one flow",
             ),
             row(
                 "channels.new_per_second",
-                self.channels.listener.new_per_second.to_string(),
+                listener.new_per_second.to_string(),
                 "new handshakes of one flow without a cookie",
             ),
-        ]);
-        rows
+            row("channels.handshake", time(profile.handshake), "a handshake with its confirmation"),
+            row(
+                "channels.key_age",
+                time(profile.key_age),
+                "sending under one record key (65536 records at most)",
+            ),
+            row("channels.previous_key", time(profile.previous_key), "keeping a record key for late records"),
+            row("channels.keepalive", time(profile.keepalive), "sending nothing in a channel"),
+            row("channels.idle", time(profile.idle), "a channel that hears nothing authentic"),
+            row(
+                "channels.unanswered",
+                time(profile.unanswered),
+                "sending unheard before a channel is renewed",
+            ),
+            row(
+                "channels.suspected",
+                time(profile.suspected),
+                "the same after the connection below was lost",
+            ),
+            row(
+                "channels.renew_again",
+                time(profile.renew_again),
+                "time between attempts to renew a channel",
+            ),
+            row("channels.soft_age", time(profile.soft_age), "age at which a channel is renewed"),
+            row(
+                "channels.soft_bytes",
+                format!("{} B", profile.soft_bytes),
+                "bytes sent before a channel is renewed",
+            ),
+            row(
+                "channels.hard_age",
+                time(profile.hard_age),
+                "age at which a channel that was not renewed closes",
+            ),
+            row(
+                "channels.attestation",
+                time(self.attestation),
+                "showing peers one attestation of a channel key",
+            ),
+            row("channels.tickets", self.tickets.to_string(), "channels that can be resumed"),
+            row("channels.drain", time(profile.drain), "a renewed channel still opens what was under way"),
+        ]
     }
 }

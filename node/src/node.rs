@@ -18,8 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 #[cfg(feature = "channels")]
-use crate::channel::{Channel, ChannelListener, ChannelOptions, Channels, Identity, Peer};
+use crate::channel::{Channel, ChannelListener, ChannelOptions, Channels, Peer};
 use crate::error::NodeError;
+#[cfg(feature = "channels")]
+use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::state::StateDir;
 
@@ -66,7 +68,7 @@ impl NodeBuilder {
     /// [`NodeError::StateInUse`], [`NodeError::State`], [`NodeError::System`].
     pub async fn start(self) -> Result<Node, NodeError> {
         let router = Router::new(self.limits.workers.clone())?;
-        let state = self.state.as_deref().map(StateDir::open).transpose()?;
+        let state = self.state.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
         let streams = transports::Streams::new(self.limits.streams.clone());
         #[cfg(feature = "tcp")]
         let tcp = transports::TcpTransport::new(Arc::clone(&streams), transports::TcpOptions::default());
@@ -86,8 +88,14 @@ impl NodeBuilder {
                 }
                 (None, None) => Arc::new(onward_keys::SoftwareVault::ephemeral()),
             };
-            let known = load_histories(state.as_ref())?;
-            let channels = Channels::new(Arc::clone(&router), vault, known, self.limits.channels.clone());
+            let known = load_histories(state.as_deref())?;
+            let channels = Channels::new(
+                Arc::clone(&router),
+                vault,
+                known,
+                self.limits.channels.clone(),
+                state.clone(),
+            )?;
             tasks.spawn(Arc::clone(&channels).run());
             channels
         };
@@ -102,6 +110,8 @@ impl NodeBuilder {
             #[cfg(feature = "channels")]
             channels,
             state,
+            #[cfg(feature = "channels")]
+            stored: std::sync::atomic::AtomicU64::new(0),
             tasks: Mutex::new(tasks),
             workers: Mutex::default(),
             supervisors: Mutex::default(),
@@ -139,7 +149,10 @@ struct Inner {
     tcp: Arc<transports::TcpTransport>,
     #[cfg(feature = "channels")]
     channels: Arc<Channels>,
-    state: Option<StateDir>,
+    state: Option<Arc<StateDir>>,
+    /// As many of [`Channels::learned`] as were stored.
+    #[cfg(feature = "channels")]
+    stored: std::sync::atomic::AtomicU64,
     tasks: Mutex<JoinSet<()>>,
     workers: Mutex<Vec<WorkerHandle>>,
     supervisors: Mutex<Vec<SupervisorHandle>>,
@@ -221,7 +234,7 @@ impl Node {
     /// The state directory, if the node has one.
     #[must_use]
     pub fn state(&self) -> Option<&StateDir> {
-        self.inner.state.as_ref()
+        self.inner.state.as_deref()
     }
 
     /// Starts a worker that answers each request with what `function` returns.
@@ -439,7 +452,7 @@ impl Node {
     /// [`NodeError::Identity`], [`NodeError::Vault`].
     pub async fn create_identity(&self) -> Result<Identity, NodeError> {
         let history = self.new_history().await?;
-        Identity::prepare(&*self.inner.channels.vault, history, None).await
+        self.inner.channels.identities.prepare(history, None).await
     }
 
     async fn new_history(&self) -> Result<onward_channels::identity::Identity, NodeError> {
@@ -474,10 +487,13 @@ impl Node {
         let (history, key) = bytes.split_at(split);
         let history = onward_channels::identity::Identity::decode(history)?;
         let key = onward_keys::KeyId::from_bytes(key.try_into().unwrap_or_default());
-        Identity::prepare(&*self.inner.channels.vault, history, Some(key)).await.map(Some)
+        self.inner.channels.identities.prepare(history, Some(key)).await.map(Some)
     }
 
     /// Replaces the key of the identity kept under `name` by the one it committed to.
+    ///
+    /// Channels that are open stay open; handshakes that begin from now on, also of listeners and for channels that
+    /// are renewed, show the new history.
     ///
     /// # Errors
     /// As [`Node::load_or_create_identity`]; [`NodeError::Misuse`] if there is none.
@@ -485,9 +501,10 @@ impl Node {
         let identity =
             self.load_identity(name).await?.ok_or(NodeError::Misuse("there is no such identity"))?;
         let vault = &*self.inner.channels.vault;
-        let rotated = identity.history.rotate(vault, crate::channel::unix_now(), IDENTITY_SECONDS).await?;
-        let old = identity.history.key();
-        let kept = self.keep_identity(name, rotated, Some(identity.local.static_key)).await?;
+        let history = identity.history();
+        let rotated = history.rotate(vault, crate::channel::unix_now(), IDENTITY_SECONDS).await?;
+        let old = history.key();
+        let kept = self.keep_identity(name, rotated, Some(identity.local().static_key)).await?;
         vault.delete(old).await?;
         Ok(kept)
     }
@@ -507,9 +524,9 @@ impl Node {
         key: Option<onward_keys::KeyId>,
     ) -> Result<Identity, NodeError> {
         let state = self.state().ok_or(NodeError::Misuse("a kept identity needs a state directory"))?;
-        let identity = Identity::prepare(&*self.inner.channels.vault, history, key).await?;
-        let mut bytes = identity.history.encode();
-        bytes.extend_from_slice(identity.local.static_key.as_bytes());
+        let identity = self.inner.channels.identities.prepare(history, key).await?;
+        let mut bytes = identity.history().encode();
+        bytes.extend_from_slice(identity.local().static_key.as_bytes());
         state.write(&identity_file(name)?, &bytes)?;
         Ok(identity)
     }
@@ -561,7 +578,8 @@ impl Node {
     /// As [`Node::open_channel`], with options.
     ///
     /// # Errors
-    /// As [`Node::open_channel`].
+    /// As [`Node::open_channel`]; [`NodeError::Misuse`] for a mode without what it rests on, and
+    /// [`NodeError::NoTicket`] where there is nothing to resume.
     pub async fn open_channel_with(
         &self,
         identity: &Identity,
@@ -570,6 +588,13 @@ impl Node {
         options: ChannelOptions,
     ) -> Result<Channel, NodeError> {
         self.inner.channels.connect(identity, route, peer, options).await
+    }
+
+    /// Identities of which two histories that contradict each other were presented since the node started: an alarm,
+    /// since somebody besides the owner has signed with a key of theirs. Channels to them are refused.
+    #[must_use]
+    pub fn forked_identities(&self) -> Vec<onward_channels::identity::Identifier> {
+        self.inner.channels.forked()
     }
 
     /// Channels that are open now.
@@ -584,7 +609,8 @@ impl Inner {
     fn store_histories(&self) {
         use std::sync::atomic::Ordering;
         let Some(state) = &self.state else { return };
-        if !self.channels.learned.swap(false, Ordering::Relaxed) {
+        let learned = self.channels.learned.load(Ordering::Relaxed);
+        if self.stored.swap(learned, Ordering::Relaxed) == learned {
             return;
         }
         for history in self.channels.histories() {
@@ -595,7 +621,7 @@ impl Inner {
             }
             if let Err(error) = state.write(&name, text.as_bytes()) {
                 tracing::warn!(%error, "an identity history was not stored");
-                self.channels.learned.store(true, Ordering::Relaxed);
+                self.stored.store(0, Ordering::Relaxed);
             }
         }
     }

@@ -13,12 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::{Bytes, BytesMut};
 use onward_channels::identity::Identifier;
 use onward_channels::{
-    BODY_MAX, Binding, ChannelError, CloseCode, Confirmation, Content, Due, FRAGMENT_HEAD_BYTES, FrameType,
-    HEAD_ROOM, Now, Opener, PIECE_MAX, PlannedFragment, Reassembly, Role, Sealer,
+    BODY_MAX, Binding, ChannelError, CloseCode, Confirmation, Content, Due, Established, FRAGMENT_HEAD_BYTES,
+    FrameType, HEAD_ROOM, Now, Opener, PIECE_MAX, PlannedFragment, Predecessor, Reassembly, Role, Sealer,
 };
 use onward_routing::{Address, ErrorCode, FlowId, LENGTH_HEAD, Message, Route, RouteRef};
 use onward_workers::{Charge, FrameSink, Next, Router, Step};
 use tokio::sync::mpsc;
+
+use crate::channel::Finished;
+use crate::line::Line;
 
 /// A grant may make a message's return route this much longer than it was when room was taken for it.
 const GRANT_GROWTH: usize = 37;
@@ -36,7 +39,21 @@ pub(crate) struct Session {
     /// Where the handshake's driver waits for packets, until the channel is ready.
     inbox: Mutex<Option<mpsc::Sender<Arrived>>>,
     ready: OnceLock<Ready>,
-    closed: AtomicBool,
+    /// Why it is over, once it is.
+    ended: OnceLock<CloseCode>,
+    /// Another session carries the channel: the end of this one is not the channel's.
+    replaced: AtomicBool,
+}
+
+/// What a session's timers call for, or its peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Tick {
+    /// This end, the initiator, starts a new handshake.
+    Renew,
+    /// Close it with this code.
+    Close(CloseCode),
+    /// It is over, and this is why.
+    Ended(CloseCode),
 }
 
 /// What an established channel consists of.
@@ -46,8 +63,10 @@ struct Ready {
     flow: FlowId,
     peer: Identifier,
     encryptor: Address,
-    sealing: Mutex<Sealing>,
-    opening: Mutex<Opening>,
+    /// `None` once the session is over: its keys are wiped.
+    sealing: Mutex<Option<Sealing>>,
+    /// As `sealing`; locked before it where both are.
+    opening: Mutex<Option<Opening>>,
 }
 
 struct Sealing {
@@ -62,6 +81,8 @@ struct Opening {
     reassembly: Option<Box<Reassembly>>,
     binding: Binding,
     confirmation: Confirmation,
+    /// The peer has sent more than what belongs to the handshake.
+    used: bool,
 }
 
 /// The way records leave: the route to the peer's session, and the egress at its beginning.
@@ -69,17 +90,10 @@ struct Way {
     onward: Route,
     /// The connection the route begins with, once it is known to take whole frames.
     sink: Option<Arc<dyn Step>>,
+    /// How often that connection had been lost when it was last looked at; `None` before there was one.
+    losses: Option<u64>,
     /// What stands in front of the payload of every frame.
     prefix: Vec<u8>,
-}
-
-/// The two halves of a finished handshake and where its records go.
-pub(crate) struct Opened {
-    pub(crate) flow: FlowId,
-    pub(crate) peer: Identifier,
-    pub(crate) encryptor: Address,
-    pub(crate) onward: Route,
-    pub(crate) session: onward_channels::Session,
 }
 
 /// What opening a record led to.
@@ -88,8 +102,10 @@ enum Received {
     Message(Message),
     /// Nothing for anybody.
     Nothing,
-    /// The peer closed the channel.
-    Closed,
+    /// The peer wants this end's CONFIRM again.
+    Confirm,
+    /// The peer closed the session.
+    Closed(CloseCode),
 }
 
 impl Session {
@@ -98,42 +114,81 @@ impl Session {
             id,
             inbox: Mutex::new(Some(inbox)),
             ready: OnceLock::new(),
-            closed: AtomicBool::new(false),
+            ended: OnceLock::new(),
+            replaced: AtomicBool::new(false),
         })
     }
 
-    /// The channel is established: records are opened here from now on.
-    pub(crate) fn open(&self, opened: Opened) {
-        let Opened { flow, peer, encryptor, onward, session } = opened;
+    /// The handshake is finished: records are opened here from now on, as those of `line`. Returns what came early.
+    pub(crate) fn open(&self, line: &Line, finished: Finished) -> Vec<Vec<u8>> {
+        let Finished { established, onward } = finished;
+        let Established { session, early, .. } = *established;
         let onward_channels::Session { sealer, opener, binding, confirmation } = session;
         let follows = sealer.role() == Role::Responder;
         let way = Way::new(onward, self.id);
         let ready = Ready {
             id: self.id,
-            flow,
-            peer,
-            encryptor,
-            sealing: Mutex::new(Sealing { sealer, way, follows }),
-            opening: Mutex::new(Opening { opener, reassembly: None, binding, confirmation }),
+            flow: line.flow,
+            peer: line.peer,
+            encryptor: line.encryptor.clone(),
+            sealing: Mutex::new(Some(Sealing { sealer, way, follows })),
+            opening: Mutex::new(Some(Opening {
+                opener,
+                reassembly: None,
+                binding,
+                confirmation,
+                used: false,
+            })),
         };
         let _ = self.ready.set(ready);
         *lock(&self.inbox) = None;
+        early
     }
 
-    pub(crate) fn peer(&self) -> Option<Identifier> {
-        self.ready.get().map(|ready| ready.peer)
+    /// What a handshake needs to replace it, as long as it is open.
+    pub(crate) fn predecessor(&self) -> Option<Predecessor> {
+        lock(&self.ready.get()?.opening).as_ref().map(|opening| opening.binding.predecessor())
     }
 
-    pub(crate) fn flow(&self) -> Option<FlowId> {
-        self.ready.get().map(|ready| ready.flow)
+    /// Whether it is open and has this `hs_id`.
+    pub(crate) fn is(&self, hs_id: &[u8; 32]) -> bool {
+        let is_it = |ready: &Ready| {
+            lock(&ready.opening).as_ref().is_some_and(|opening| opening.binding.id() == hs_id)
+        };
+        self.ready.get().is_some_and(is_it)
     }
 
-    pub(crate) fn encryptor(&self) -> Option<&Address> {
-        self.ready.get().map(|ready| &ready.encryptor)
+    /// Whether the peer has sent anything by it since it is ready.
+    pub(crate) fn was_used(&self) -> bool {
+        let used = |ready: &Ready| lock(&ready.opening).as_ref().is_some_and(|opening| opening.used);
+        self.ready.get().is_some_and(used)
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
+    /// Whether this end has reason to think that the peer lost the session: it is over, or nothing answers.
+    pub(crate) fn is_lost(&self, router: &Router) -> bool {
+        let now = now(router);
+        let is_unanswered = |ready: &Ready| {
+            lock(&ready.sealing).as_ref().is_none_or(|sealing| sealing.sealer.is_unanswered(now))
+        };
+        self.is_over() || self.ready.get().is_some_and(is_unanswered)
+    }
+
+    /// Another session carries the channel from now on; this one only opens what is under way.
+    pub(crate) fn replace(&self) {
+        self.replaced.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends it and wipes its keys; nothing is sent.
+    pub(crate) fn wipe(&self, code: CloseCode) {
+        let _ = self.ended.set(code);
+        if let Some(ready) = self.ready.get() {
+            *lock(&ready.opening) = None;
+            *lock(&ready.sealing) = None;
+        }
     }
 
     /// Opens records that came while the handshake ran, and hands their messages on.
@@ -147,15 +202,14 @@ impl Session {
         }
     }
 
-    /// Does what the channel's timers call for; `Some` when the channel is over.
-    pub(crate) fn tick(self: &Arc<Self>, router: &Arc<Router>) -> Option<CloseCode> {
+    /// Does what the session's timers call for; the rest is its channel's.
+    pub(crate) fn tick(&self, router: &Arc<Router>) -> Option<Tick> {
         let ready = self.ready.get()?;
-        if self.is_closed() {
-            return Some(CloseCode::Normal);
+        if let Some(code) = self.ended.get() {
+            return Some(Tick::Ended(*code));
         }
         let now = now(router);
-        {
-            let mut opening = lock(&ready.opening);
+        if let Some(opening) = &mut *lock(&ready.opening) {
             opening.opener.erase_expired(now);
             if let Some(reassembly) = &mut opening.reassembly {
                 reassembly.expire(now);
@@ -165,27 +219,37 @@ impl Session {
             }
         }
         loop {
-            let due = lock(&ready.sealing).sealer.due(now)?;
-            match due {
-                Due::KeepAlive => {
-                    self.send_control(router, |sealer, out| sealer.seal_empty(now, FrameType::KeepAlive, out))
+            let due = {
+                let mut sealing = lock(&ready.sealing);
+                let Sealing { sealer, way, .. } = sealing.as_mut()?;
+                if way.was_cut() {
+                    sealer.suspect(now);
                 }
-                Due::AskRehandshake | Due::SoftAge => {
-                    self.send_control(router, |sealer, out| {
-                        sealer.seal_empty(now, FrameType::Rehandshake, out)
-                    });
-                }
-                Due::Close(code) => return Some(code),
-            }
+                (sealer.due(now)?, sealer.role())
+            };
+            let frame_type = match due {
+                (Due::Close(code), _) => return Some(Tick::Close(code)),
+                (Due::Renew, Role::Initiator) => return Some(Tick::Renew),
+                (Due::Renew, Role::Responder) => FrameType::Rehandshake,
+                (Due::KeepAlive, _) => FrameType::KeepAlive,
+            };
+            self.send_control(router, |sealer, out| sealer.seal_empty(now, frame_type, out));
         }
     }
 
-    /// Tells the peer that the channel is over.
-    pub(crate) fn send_close(self: &Arc<Self>, router: &Arc<Router>, code: CloseCode) {
-        if !self.closed.swap(true, Ordering::Relaxed) {
+    /// Lets the peer hear that this end uses the session.
+    pub(crate) fn announce(&self, router: &Arc<Router>) {
+        let now = now(router);
+        self.send_control(router, |sealer, out| sealer.seal_empty(now, FrameType::KeepAlive, out));
+    }
+
+    /// Tells the peer that the session is over, and wipes its keys.
+    pub(crate) fn close(&self, router: &Arc<Router>, code: CloseCode) {
+        if self.ended.set(code).is_ok() {
             let now = now(router);
             self.send_control(router, |sealer, out| sealer.seal_close(now, code, out));
         }
+        self.wipe(code);
     }
 
     /// Seals a frame of the channel's own and sends it if there is room; the peer has timers of its own.
@@ -203,12 +267,11 @@ impl Session {
     fn confirm_if(&self, router: &Arc<Router>, wanted: impl FnOnce(&Confirmation) -> bool) {
         let Some(ready) = self.ready.get() else { return };
         let now = now(router);
-        let message = {
-            let opening = lock(&ready.opening);
-            if !wanted(&opening.confirmation) {
-                return;
+        let message = match &*lock(&ready.opening) {
+            Some(opening) if wanted(&opening.confirmation) => {
+                ready.control(|sealer, out| sealer.seal_confirm(now, &opening.confirmation, out))
             }
-            ready.control(|sealer, out| sealer.seal_confirm(now, &opening.binding, out))
+            _ => return,
         };
         if let Some(Err(error)) = message.map(|message| router.try_send(message)) {
             tracing::debug!(%error, "a confirmation was not sent");
@@ -225,11 +288,10 @@ impl Session {
     /// Seals one message and hands it to the connection; see [`Step::step`].
     fn seal(&self, router: &Arc<Router>, mut message: Message, charge: Option<Charge>) -> Next {
         let Some(ready) = self.ready.get() else { return Next::Refused(ErrorCode::Unreachable, message) };
-        if self.is_closed() {
-            return Next::Refused(ErrorCode::Unreachable, message);
-        }
         let mut sealing = lock(&ready.sealing);
-        let Sealing { sealer, way, .. } = &mut *sealing;
+        let Some(Sealing { sealer, way, .. }) = &mut *sealing else {
+            return Next::Refused(ErrorCode::Unreachable, message);
+        };
         way.find_sink(router, self.id);
         let Some(step) = way.sink.clone() else {
             return self.seal_for_steps(router, ready, sealer, way, message);
@@ -296,7 +358,7 @@ impl Way {
         let mut prefix = Vec::new();
         template.encode_routes(&mut prefix);
         prefix.shrink_to_fit();
-        Self { onward, sink: None, prefix }
+        Self { onward, sink: None, losses: None, prefix }
     }
 
     /// Finds the egress the route begins with, and lets the peer answer by it.
@@ -309,7 +371,20 @@ impl Way {
             self.onward.as_ref().first().and_then(|first| router.sink(first)).filter(|step| !lost(step));
         if let Some(sink) = self.sink.as_ref().and_then(|step| step.as_sink()) {
             router.reach_mut().admit_session(session, sink.flow());
+            self.losses.get_or_insert(sink.losses());
         }
+    }
+
+    /// Whether the connection was lost since the last call.
+    fn was_cut(&mut self) -> bool {
+        let Some(known) = self.losses else { return false };
+        let now = match self.sink.as_ref().and_then(|step| step.as_sink()) {
+            Some(sink) if !sink.room().is_closed() => Some(sink.losses()),
+            // The next one, if there is one, begins anew.
+            _ => None,
+        };
+        self.losses = now;
+        now != Some(known)
     }
 
     /// A message that carries a record.
@@ -401,7 +476,9 @@ enum Record {
     Data(Range<usize>),
     /// A message that came in pieces.
     Whole(Vec<u8>),
-    Close,
+    /// The initiator confirms again: the CONFIRM that answered it was lost.
+    Confirm,
+    Close(CloseCode),
     Nothing,
 }
 
@@ -412,6 +489,7 @@ impl Ready {
         seal: impl FnOnce(&mut Sealer, &mut Vec<u8>) -> Result<T, ChannelError>,
     ) -> Option<Message> {
         let mut sealing = lock(&self.sealing);
+        let sealing = sealing.as_mut()?;
         let mut record = Vec::new();
         seal(&mut sealing.sealer, &mut record).ok()?;
         Some(sealing.way.message(self.id, record))
@@ -421,9 +499,12 @@ impl Ready {
     fn open(&self, router: &Arc<Router>, record: &mut [u8], ret: Option<&Route>) -> Record {
         let now = now(router);
         let mut opening = lock(&self.opening);
-        let Opening { opener, reassembly, .. } = &mut *opening;
+        let Some(Opening { opener, reassembly, confirmation, used, .. }) = &mut *opening else {
+            return Record::Nothing;
+        };
         let Ok(frame) = opener.open_in_place(now, record) else { return Record::Nothing };
         let newest = frame.newest;
+        *used |= !matches!(frame.content, Content::Confirm(_));
         let opened = match frame.content {
             Content::Data(encoded) => Record::Data(HEAD_ROOM..HEAD_ROOM + encoded.len()),
             Content::Fragment(fragment) => {
@@ -433,7 +514,12 @@ impl Ready {
                     _ => Record::Nothing,
                 }
             }
-            Content::Close { .. } => Record::Close,
+            Content::Confirm(_) if confirmation.answers_confirms() => Record::Confirm,
+            Content::Close { code, .. } => Record::Close(code),
+            Content::Rehandshake => {
+                self.want_renewal();
+                Record::Nothing
+            }
             _ => Record::Nothing,
         };
         drop(opening);
@@ -472,7 +558,8 @@ impl Ready {
                 let whole = Bytes::from(whole);
                 self.take_in(router, Message::decode_shared(&whole, router.limits().payload_bytes))
             }
-            Record::Close => Received::Closed,
+            Record::Confirm => Received::Confirm,
+            Record::Close(code) => Received::Closed(code),
             Record::Data(_) | Record::Nothing => Received::Nothing,
         }
     }
@@ -497,11 +584,21 @@ impl Ready {
     ///
     /// Which flows a session is reachable by was checked before the record came here.
     fn follow(&self, ret: &Route) {
-        let mut sealing = lock(&self.sealing);
-        if !sealing.follows || ret.is_empty() || sealing.way.onward == *ret {
-            return;
+        if let Some(Sealing { way, follows: true, .. }) = &mut *lock(&self.sealing)
+            && !ret.is_empty()
+            && way.onward != *ret
+        {
+            *way = Way::new(ret.clone(), self.id);
         }
-        sealing.way = Way::new(ret.clone(), self.id);
+    }
+
+    /// The peer asks for a new handshake, which only an initiator starts.
+    fn want_renewal(&self) {
+        if let Some(Sealing { sealer, .. }) = &*lock(&self.sealing)
+            && sealer.role() == Role::Initiator
+        {
+            sealer.want_renewal();
+        }
     }
 }
 
@@ -518,10 +615,11 @@ impl Step for Session {
             return Next::Done(Some(message));
         }
         // Only the responder follows, and only then is the way back worth copying.
-        let ret = {
-            let sealing = lock(&ready.sealing);
-            let moved = sealing.follows && sealing.way.onward.as_ref() != message.ret();
-            moved.then(|| message.ret().to_owned())
+        let ret = match &*lock(&ready.sealing) {
+            Some(Sealing { way, follows: true, .. }) if way.onward.as_ref() != message.ret() => {
+                Some(message.ret().to_owned())
+            }
+            _ => None,
         };
         let received = match message.take_body() {
             Some(body) => ready.receive_shared(router, body, ret.as_ref()),
@@ -536,9 +634,15 @@ impl Step for Session {
                 Next::Forward(inner)
             }
             Received::Nothing => Next::Done(Some(message)),
-            Received::Closed => {
-                self.closed.store(true, Ordering::Relaxed);
-                router.flow_lost(ready.flow, false);
+            Received::Confirm => {
+                self.confirm_if(router, |_| true);
+                Next::Done(Some(message))
+            }
+            Received::Closed(code) => {
+                self.wipe(code);
+                if !self.replaced.load(Ordering::Relaxed) {
+                    router.flow_lost(ready.flow, false);
+                }
                 Next::Done(Some(message))
             }
         }
@@ -557,8 +661,8 @@ impl Step for Encryptor {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("peer", &self.peer())
-            .field("closed", &self.is_closed())
+            .field("peer", &self.ready.get().map(|ready| ready.peer))
+            .field("over", &self.is_over())
             .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,7 @@
 //! The state directory: one process at a time, private to its owner, every write atomic.
 //!
 //! Layout: `lock`, `keys/` (the software vault), `identities/NAME`, `histories/` (the longest identity
-//! histories seen). Other files are the application's, written with [`StateDir::write`].
+//! histories seen), `tickets/` (of channels that can be resumed). Other files are the application's, written with [`StateDir::write`].
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -84,6 +84,22 @@ impl StateDir {
         })
     }
 
+    /// Erases a file, so that no crash brings it back; that there is none is as good.
+    ///
+    /// # Errors
+    /// [`NodeError::State`]; the file may still be there.
+    pub fn remove(&self, name: &str) -> Result<(), NodeError> {
+        let path = self.path.join(name);
+        let removed = (|| {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                other => other?,
+            }
+            File::open(path.parent().unwrap_or(&self.path))?.sync_all()
+        })();
+        removed.map_err(|source| failed("erase", &path, source))
+    }
+
     /// The names of the files in a folder, sorted; empty if there is none.
     ///
     /// # Errors
@@ -140,6 +156,9 @@ mod tests {
         assert_eq!(state.list("a").unwrap(), ["b"]);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&path.join("a/b"))), (0o700, 0o600));
+        state.remove("a/b").unwrap();
+        state.remove("a/b").unwrap();
+        assert_eq!(state.read("a/b").unwrap(), None);
         drop(state);
         StateDir::open(&path).unwrap();
     }

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io::IoSlice;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -29,6 +29,7 @@ pub(crate) struct Egress {
     room: Arc<Room>,
     payload_max: usize,
     active: AtomicBool,
+    losses: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -104,6 +105,7 @@ impl Registration {
             room: Arc::new(Room::new(send_bytes)),
             payload_max: router.limits().payload_bytes,
             active: AtomicBool::new(true),
+            losses: AtomicU64::new(0),
             state: Mutex::new(state),
         });
         let step: Arc<dyn Step> = Arc::<Egress>::clone(&egress);
@@ -163,6 +165,7 @@ impl Egress {
         }
         let cost = state.forget();
         drop(state);
+        self.losses.fetch_add(1, Ordering::Relaxed);
         self.room.give_cost(cost);
         router.flow_lost(self.flow, false);
     }
@@ -330,6 +333,10 @@ impl FrameSink for Egress {
 
     fn room(&self) -> &Arc<Room> {
         &self.room
+    }
+
+    fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     fn append(&self, bytes: usize, write: &mut dyn FnMut(&mut Vec<u8>)) -> Result<(), Closed> {

@@ -90,6 +90,9 @@ pub trait FrameSink: Send + Sync {
     /// The room that frames take.
     fn room(&self) -> &Arc<Room>;
 
+    /// How often the connection under it was lost; each time with what was under way.
+    fn losses(&self) -> u64;
+
     /// Appends one frame for which room for `bytes` was taken: `write` appends exactly one encoded
     /// message to the buffer it is given, without the length in front. With 0 bytes, the frame is part
     /// of what an earlier one took room for.
@@ -313,6 +316,16 @@ impl Router {
     /// [`StartError::Taken`].
     pub fn add_step(&self, address: &Address, step: Arc<dyn Step>) -> Result<(), StartError> {
         self.add(address, Target::Step(step))
+    }
+
+    /// Puts a step in the place of the one at `address`, if there is one; messages that wait for room at the old
+    /// one still go to it.
+    pub fn replace_step(&self, address: &Address, step: Arc<dyn Step>) -> bool {
+        let Some(mut entry) = self.directory.get_mut(address) else { return false };
+        *entry = Target::Step(step);
+        drop(entry);
+        self.generation.fetch_add(1, Ordering::Release);
+        true
     }
 
     pub(crate) fn add(&self, address: &Address, target: Target) -> Result<(), StartError> {

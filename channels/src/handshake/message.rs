@@ -10,6 +10,7 @@ use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 
 use crate::handshake::Terms;
+use crate::handshake::basis::PskId;
 use crate::mode::{Mode, Suite};
 
 /// A decoded handshake message.
@@ -60,17 +61,20 @@ impl<'a> Message<'a> {
             (4, Some(cookie), None) => Body::Retry { cookie },
             _ => return None,
         };
-        // No mode of this version has a pre-shared key.
-        if pskid.is_some() || noise.is_some_and(|noise| noise.is_empty() || noise.len() > NOISE_MAX) {
+        let pskid = pskid.map(PskId::try_from).transpose().ok()?;
+        let goes_together = pskid.is_some() == mode.has_psk()
+            && (bound || !mode.has_two_messages())
+            && !(mode.has_two_messages() && matches!(body, Body::Third { .. }));
+        if !goes_together || noise.is_some_and(|noise| noise.is_empty() || noise.len() > NOISE_MAX) {
             return None;
         }
-        let message = Self { terms: Terms { mode, suite, bound, hsid }, body };
+        let message = Self { terms: Terms { mode, suite, bound, hsid, pskid }, body };
         (message.encode() == packet).then_some(message)
     }
 
     /// The one encoding of this message.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let Terms { mode, suite, bound, hsid } = &self.terms;
+        let Terms { mode, suite, bound, hsid, pskid } = &self.terms;
         let (kind, cookie, noise) = match &self.body {
             Body::First { cookie, noise } => (1, cookie.as_ref(), Some(*noise)),
             Body::Second { noise } => (2, None, Some(*noise)),
@@ -82,7 +86,7 @@ impl<'a> Message<'a> {
             encoder.array(9)?.u8(VERSION)?.u8(kind)?.u8(mode.number())?.u8(suite.number())?;
             encoder.u8(u8::from(*bound))?.bytes(hsid)?;
             put_optional(&mut encoder, cookie.map(|cookie| &cookie[..]))?;
-            encoder.null()?;
+            put_optional(&mut encoder, pskid.as_ref().map(|pskid| &pskid[..]))?;
             put_optional(&mut encoder, noise)
         })() else {
             return Vec::new();
@@ -91,15 +95,16 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Length of the encoding of a second message around `noise_bytes`.
-pub(crate) fn second_bytes(noise_bytes: usize) -> usize {
+/// Length of the encoding of a second message of `mode` around `noise_bytes`.
+pub(crate) fn second_bytes(mode: Mode, noise_bytes: usize) -> usize {
     let head = match noise_bytes {
         0..24 => 1,
         24..256 => 2,
         _ => 3,
     };
-    // Array head, five numbers, hsid with its head, two nulls.
-    1 + 5 + 17 + 2 + head + noise_bytes
+    let pskid = if mode.has_psk() { 9 } else { 1 };
+    // Array head, five numbers, hsid with its head, a null for the cookie.
+    1 + 5 + 17 + 1 + pskid + head + noise_bytes
 }
 
 fn optional_bytes<'a>(decoder: &mut Decoder<'a>) -> Option<Option<&'a [u8]>> {
@@ -124,14 +129,19 @@ fn put_optional<W: minicbor::encode::Write>(
 const VERSION: u8 = 1;
 const NOISE_MAX: usize = 65_535;
 /// Everything but `noise`, cookie included.
-const HEAD_BYTES_MAX: usize = 1 + 5 + 17 + 42 + 1 + 3;
+const HEAD_BYTES_MAX: usize = 1 + 5 + 17 + 42 + 9 + 3;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn terms() -> Terms {
-        Terms { mode: Mode::ClassicalXx, suite: Suite::AesGcm, bound: true, hsid: [7; 16] }
+        terms_of(Mode::ClassicalXx)
+    }
+
+    fn terms_of(mode: Mode) -> Terms {
+        let pskid = mode.has_psk().then_some([6; 8]);
+        Terms { mode, suite: Suite::AesGcm, bound: true, hsid: [7; 16], pskid }
     }
 
     fn bodies() -> [Body<'static>; 5] {
@@ -152,10 +162,14 @@ mod tests {
             assert_eq!(packet[0], 0x89);
             assert_eq!(Message::decode(&packet), Some(message));
         }
-        for bytes in [1, 23, 24, 255, 256, 1300] {
+        for (mode, bytes) in
+            Mode::ALL.into_iter().flat_map(|mode| [1, 23, 24, 255, 256, 1300].map(|n| (mode, n)))
+        {
             let noise = vec![0; bytes];
-            let message = Message { terms: terms(), body: Body::Second { noise: &noise } };
-            assert_eq!(message.encode().len(), second_bytes(bytes));
+            let message = Message { terms: terms_of(mode), body: Body::Second { noise: &noise } };
+            let packet = message.encode();
+            assert_eq!(packet.len(), second_bytes(mode, bytes));
+            assert_eq!(Message::decode(&packet), Some(message));
         }
     }
 
@@ -210,6 +224,21 @@ mod tests {
             build(4, &cookie, null, noise),
         ] {
             assert_eq!(Message::decode(&packet), None);
+        }
+    }
+
+    #[test]
+    fn n3_5_fields_that_the_mode_does_not_have_are_refused() {
+        for mode in Mode::ALL {
+            let terms = terms_of(mode);
+            let pskid = if terms.pskid.is_some() { None } else { Some([6; 8]) };
+            let first = Body::First { cookie: None, noise: b"one" };
+            let other = Message { terms: Terms { pskid, ..terms.clone() }, body: first.clone() };
+            assert_eq!(Message::decode(&other.encode()), None, "{mode:?} with the other pskid");
+            let unbound = Message { terms: Terms { bound: false, ..terms.clone() }, body: first };
+            assert_eq!(Message::decode(&unbound.encode()).is_some(), !mode.has_two_messages(), "{mode:?}");
+            let third = Message { terms, body: Body::Third { noise: b"three" } };
+            assert_eq!(Message::decode(&third.encode()).is_some(), !mode.has_two_messages(), "{mode:?}");
         }
     }
 }

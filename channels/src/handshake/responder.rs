@@ -1,8 +1,9 @@
 //! The responder's side of a handshake.
 //!
-//! It fails once and silently: whoever wants a channel begins again. Until the third message verifies it sends
-//! one second message for each copy of the first at most, and the listener lets in only first messages that are long
-//! enough for that, or that come with a cookie: so never more than three times what came goes back.
+//! It fails once and silently: whoever wants a channel begins again. Until the initiator's last message verifies it
+//! sends one second message for each copy of the first at most, and the listener lets in only first messages that are
+//! long enough for that, or that come with a cookie: so never more than three times what came goes back. A first
+//! message proves nothing: it may be an old one, played back.
 //!
 //! Specification: docs/protocol.md §3.4, rows "R".
 
@@ -12,19 +13,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onward_keys::SharedSecret;
+use zeroize::Zeroizing;
 
 use crate::Now;
 use crate::error::Failure;
 use crate::handshake::message::{Body, Message};
-use crate::handshake::noise::Noise;
 use crate::handshake::{
-    AGREEMENT_DEADLINE, Early, Established, HandshakeConfig, Input, Output, Terms, To, is_handshake, is_zero,
-    verify,
+    AGREEMENT_DEADLINE, Agreements, Confirmation, Early, Established, HandshakeConfig, Input, Noise, Output,
+    Predecessor, Role, Session, Setup, Terms, To, introduced, is_handshake, is_zero, session, verify,
 };
-use crate::identity::PAYLOAD_BYTES_MAX;
-use crate::mode::Mode;
-use crate::schedule::Binding;
-use crate::session::{Confirmation, Role, Session, SessionStart};
+use crate::identity::VerifiedPeer;
+use crate::record::Content;
+use crate::schedule::Confirmed;
+use crate::session::Answers;
 
 /// A handshake the peer started. Made by [`crate::Listener::receive`]; poll it at once.
 pub struct Responder {
@@ -36,12 +37,46 @@ pub struct Responder {
 }
 
 enum State {
-    /// The key service computes what the second message needs.
-    Agreeing { noise: Noise, first: Vec<u8>, ephemeral: [u8; 32], until: Duration },
+    /// The key service computes what reading the first message, or answering it, needs.
+    Agreeing { first: First, wanted: [u8; 32], until: Duration },
     /// SENT2: the second message is out.
-    Sent2 { noise: Noise, packet: Vec<u8>, sent: Duration, resent: u8, early: Early },
+    Sent2 { awaited: Awaited, packet: Vec<u8>, sent: Duration, resent: u8, early: Early },
+    /// The third message was good and says that it replaces a channel, which the driver looks for.
+    Finding { ready: Box<Ready>, early: Early },
     /// Established or failed.
     Over,
+}
+
+/// A first message that is not read yet. Reading is tried again on a fresh state when an agreement was missing, and
+/// with each peer that is known beforehand.
+struct First {
+    noise: Vec<u8>,
+    seed: Zeroizing<[u8; 32]>,
+    agreements: Agreements,
+    /// Which of the payloads known beforehand is tried.
+    candidate: usize,
+}
+
+/// What the second message is to be answered with.
+enum Awaited {
+    /// The third message.
+    Third(Noise),
+    /// The initiator's CONFIRM, as everything else is there.
+    Confirm(Box<Ready>),
+}
+
+/// A channel that only lacks its confirmation.
+struct Ready {
+    session: Session,
+    peer: VerifiedPeer,
+    replaced: Option<Predecessor>,
+}
+
+/// What a first message says once it has been read.
+struct Read {
+    noise: Noise,
+    /// Who sent it, where that is known already, and the channel that it is to replace.
+    peer: Option<(VerifiedPeer, Option<[u8; 32]>)>,
 }
 
 impl Responder {
@@ -53,22 +88,26 @@ impl Responder {
         first: &[u8],
         seed: &[u8; 32],
     ) -> Option<Self> {
-        let to = terms.bound.then_some(&config.local.identifier);
-        let noise = Noise::new(Role::Responder, &terms, to, &config, seed)?;
         let ephemeral = *first.first_chunk()?;
-        let agree = Output::Agree { key: config.local.static_key, peer: ephemeral };
-        Some(Self {
-            deadline: now.mono + config.profile.handshake(),
+        let first = First {
+            noise: first.to_vec(),
+            seed: Zeroizing::new(*seed),
+            agreements: Agreements::default(),
+            candidate: 0,
+        };
+        let mut responder = Self {
+            deadline: now.mono + config.profile.handshake,
             config,
             terms,
-            state: State::Agreeing {
-                noise,
-                first: first.to_vec(),
-                ephemeral,
-                until: now.mono + AGREEMENT_DEADLINE,
-            },
-            outputs: VecDeque::from([agree]),
-        })
+            state: State::Over,
+            outputs: VecDeque::new(),
+        };
+        if responder.terms.mode.is_resumption() {
+            responder.answer(now, first);
+        } else {
+            responder.agree(now, first, ephemeral);
+        }
+        Some(responder)
     }
 
     /// Takes one input. What is not valid is dropped and changes nothing; what fails ends the handshake.
@@ -81,17 +120,14 @@ impl Responder {
         }
         match input {
             Input::Packet(packet) if is_handshake(packet) => self.receive_message(now, packet),
-            Input::Packet(packet) => {
-                if let State::Sent2 { early, .. } = &mut self.state {
-                    early.keep(packet);
-                }
-            }
+            Input::Packet(packet) => self.receive_record(now, packet),
             Input::Agreed(secret) => self.receive_agreement(now, secret),
             Input::AgreementFailed => {
                 if matches!(self.state, State::Agreeing { .. }) {
                     self.fail(Failure::KeyService);
                 }
             }
+            Input::Found(predecessor) => self.receive_predecessor(now, predecessor),
             Input::TimePassed => {
                 if matches!(self.state, State::Agreeing { until, .. } if now.mono >= until) {
                     self.fail(Failure::KeyService);
@@ -105,24 +141,119 @@ impl Responder {
         self.outputs.pop_front().unwrap_or_else(|| Output::Wait { until: self.next_time() })
     }
 
+    fn agree(&mut self, now: Now, first: First, wanted: [u8; 32]) {
+        self.outputs.push_back(Output::Agree { key: self.config.local.static_key, peer: wanted });
+        self.state = State::Agreeing { first, wanted, until: now.mono + AGREEMENT_DEADLINE };
+    }
+
     fn receive_agreement(&mut self, now: Now, secret: SharedSecret) {
         let state = std::mem::replace(&mut self.state, State::Over);
-        let State::Agreeing { noise, first, ephemeral, .. } = state else {
+        let State::Agreeing { first, wanted, .. } = state else {
             self.state = state;
             return;
         };
         if is_zero(&secret) {
             return self.fail(Failure::KeyService);
         }
-        noise.agreed(ephemeral, secret);
-        // The payload of a first message is padding.
-        let answered = noise.read(&first).and_then(|(noise, _)| noise.write(&self.config.local.payload));
-        let Some((noise, second)) = answered else {
+        first.agreements.insert(wanted, secret);
+        self.answer(now, first);
+    }
+
+    /// Reads the first message and sends the second, or asks for the agreement that is still missing.
+    fn answer(&mut self, now: Now, mut first: First) {
+        let read = loop {
+            match self.read_first(now, &first) {
+                Ok(read) => break read,
+                Err(failure) => {
+                    if let Some(missing) = first.agreements.take_missing() {
+                        return self.agree(now, first, missing);
+                    }
+                    // Only a mode without identities is tried with another peer.
+                    first.candidate += 1;
+                    let another = !self.terms.mode.shows_identities() && !self.terms.mode.is_resumption();
+                    if !another || first.candidate >= self.config.bases.introductions.len() {
+                        return self.fail(failure);
+                    }
+                }
+            }
+        };
+        let payload: &[u8] =
+            if self.terms.mode.shows_identities() { &self.config.local.payload } else { &[] };
+        let Some((noise, second)) = read.noise.write(payload) else {
             return self.fail(Failure::Unauthentic);
         };
         let packet = Message { terms: self.terms.clone(), body: Body::Second { noise: &second } }.encode();
         self.outputs.push_back(Output::Transmit(To::Peer, packet.clone()));
-        self.state = State::Sent2 { noise, packet, sent: now.mono, resent: 0, early: Early::default() };
+        let awaited = match read.peer {
+            None => Awaited::Third(noise),
+            Some((peer, replaces)) => {
+                let Some(split) = noise.finish() else {
+                    return self.fail(Failure::Unauthentic);
+                };
+                self.outputs.extend(replaces.map(Output::Find));
+                let session = session(&self.config, now, &self.terms, Role::Responder, split, &peer);
+                Awaited::Confirm(Box::new(Ready { session, peer, replaced: None }))
+            }
+        };
+        self.state = State::Sent2 { awaited, packet, sent: now.mono, resent: 0, early: Early::default() };
+    }
+
+    /// Reads the first message as the mode says: with padding, with the sender's identity, or with nothing but the
+    /// channel to be replaced from a peer that is known beforehand.
+    fn read_first(&mut self, now: Now, first: &First) -> Result<Read, Failure> {
+        let mode = self.terms.mode;
+        if mode.is_resumption() {
+            return self.read_resumption(now, first);
+        }
+        if mode.shows_identities() {
+            let psk = self.terms.pskid.and_then(|id| self.config.bases.psk(&id));
+            let (noise, payload) = self.read(first, psk.map(|psk| psk.secret()), None)?;
+            if !mode.has_two_messages() {
+                return Ok(Read { noise, peer: None });
+            }
+            let remote = noise.remote_static().ok_or(Failure::Unauthentic)?;
+            let peer = verify(&self.config, now, &payload, &remote, None)?;
+            let replaces = peer.replaces();
+            return Ok(Read { noise, peer: Some((peer, replaces)) });
+        }
+        let known = self.config.bases.introductions.get(first.candidate).ok_or(Failure::Unauthentic)?;
+        let (peer, remote) = introduced(&self.config, now, known, None)?;
+        let (noise, payload) = self.read(first, None, Some(remote))?;
+        Ok(Read { noise, peer: Some((peer, replaced(&payload)?)) })
+    }
+
+    /// Reads a first message under a ticket, which is taken out of the table once the message has authenticated:
+    /// of two that name it, one finds it gone.
+    fn read_resumption(&mut self, now: Now, first: &First) -> Result<Read, Failure> {
+        let id = self.terms.pskid.ok_or(Failure::Unauthentic)?;
+        let (noise, payload) = {
+            let tickets = self.config.bases.tickets();
+            let ticket = tickets.get(now, &id, &self.config.local.identifier).ok_or(Failure::Unauthentic)?;
+            self.read(first, Some(ticket.secret()), None)?
+        };
+        let replaces = replaced(&payload)?;
+        let ticket = self.config.bases.tickets().take(&id).ok_or(Failure::Unauthentic)?;
+        self.outputs.push_back(Output::Spend(Role::Responder, id));
+        let (peer, _) = introduced(&self.config, now, ticket.peer(), Some(ticket.remote()))?;
+        Ok(Read { noise, peer: Some((peer, replaces)) })
+    }
+
+    fn read(
+        &self,
+        first: &First,
+        psk: Option<&SharedSecret>,
+        remote: Option<[u8; 32]>,
+    ) -> Result<(Noise, Zeroizing<Vec<u8>>), Failure> {
+        let setup = Setup {
+            role: Role::Responder,
+            terms: &self.terms,
+            to: self.terms.bound.then_some(&self.config.local.identifier),
+            psk,
+            remote,
+            agreements: first.agreements.clone(),
+        };
+        let noise = Noise::new(&setup, &self.config, &first.seed);
+        noise.and_then(|noise| noise.read(&first.noise)).ok_or(Failure::Unauthentic)
     }
 
     fn receive_message(&mut self, now: Now, packet: &[u8]) {
@@ -132,8 +263,8 @@ impl Responder {
         match message.body {
             // The listener hands on only copies of the first message it let in.
             Body::First { .. } => self.repeat_second(now),
-            Body::Third { noise } if third_fits(self.terms.mode, noise) => {
-                self.receive_third(now, packet, noise)
+            Body::Third { noise } if self.terms.mode.third_lengths().contains(&noise.len()) => {
+                self.receive_third(now, packet, noise);
             }
             _ => {}
         }
@@ -152,49 +283,114 @@ impl Responder {
 
     fn receive_third(&mut self, now: Now, packet: &[u8], message: &[u8]) {
         let state = std::mem::replace(&mut self.state, State::Over);
-        let State::Sent2 { noise, early, .. } = state else {
+        let State::Sent2 { awaited: Awaited::Third(noise), early, .. } = state else {
             self.state = state;
             return;
         };
-        let Some((noise, payload)) = noise.read(message) else {
-            return self.fail(Failure::Unauthentic);
-        };
-        let Some(remote) = noise.remote_static() else {
+        let read = noise.read(message).and_then(|(noise, payload)| {
+            let remote = noise.remote_static()?;
+            Some((noise.finish()?, remote, payload))
+        });
+        let Some((split, remote, payload)) = read else {
             return self.fail(Failure::Unauthentic);
         };
         let peer = match verify(&self.config, now, &payload, &remote, None) {
             Ok(peer) => peer,
             Err(failure) => return self.fail(failure),
         };
-        let Some(split) = noise.finish() else {
-            return self.fail(Failure::Unauthentic);
+        let mut session = session(&self.config, now, &self.terms, Role::Responder, split, &peer);
+        let body = session.binding.confirm(Role::Responder, None);
+        session.confirmation = Confirmation::new(Answers::Third(onward_keys::hash(packet)), body);
+        let replaces = peer.replaces();
+        let ready = Box::new(Ready { session, peer, replaced: None });
+        match replaces {
+            None => self.establish(now, ready, early, false),
+            Some(id) => {
+                self.outputs.push_back(Output::Find(id));
+                self.state = State::Finding { ready, early };
+            }
+        }
+    }
+
+    /// The driver has looked for the channel to be replaced. If it is there, the initiator still has to prove that it
+    /// knows it; if not, this is a channel of its own.
+    fn receive_predecessor(&mut self, now: Now, predecessor: Option<Predecessor>) {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Finding { mut ready, early } => {
+                ready.replaced = predecessor.filter(|found| found.may_become(&ready.session.binding));
+                if ready.replaced.is_none() {
+                    return self.establish(now, ready, early, false);
+                }
+                let body = ready.session.binding.confirm(Role::Responder, None);
+                ready.session.confirmation = Confirmation::new(Answers::Confirms, body);
+                self.state = State::Sent2 {
+                    awaited: Awaited::Confirm(ready),
+                    packet: Vec::new(),
+                    sent: now.mono,
+                    resent: RESENDS_MAX,
+                    early,
+                };
+            }
+            State::Sent2 { awaited: Awaited::Confirm(mut ready), packet, sent, resent, early } => {
+                ready.replaced = predecessor.filter(|found| found.may_become(&ready.session.binding));
+                self.state = State::Sent2 { awaited: Awaited::Confirm(ready), packet, sent, resent, early };
+            }
+            other => self.state = other,
+        }
+    }
+
+    /// Keeps what comes early; the initiator's CONFIRM completes a handshake that waits for it.
+    fn receive_record(&mut self, now: Now, record: &[u8]) {
+        let (early, ready) = match &mut self.state {
+            State::Sent2 { awaited: Awaited::Confirm(ready), early, .. } => (early, ready),
+            State::Sent2 { early, .. } | State::Finding { early, .. } => return early.keep(record),
+            State::Agreeing { .. } | State::Over => return,
         };
-        let identifier = &self.config.local.identifier;
-        let start = SessionStart {
-            now,
-            backend: self.config.backend,
-            algorithm: self.terms.suite.algorithm(),
-            binding: Binding::derive(&split.k1, &split.k2, &split.hash, &peer.identifier(), identifier),
-            outgoing: split.k2,
-            incoming: split.k1,
-            profile: self.config.profile,
-            role: Role::Responder,
-            padding: self.config.padding,
+        let mut opened = record.to_vec();
+        let Ok(content) = ready.session.opener.peek(now, &mut opened) else {
+            return;
         };
-        let mut session = Session::new(start, Confirmation::of_responder(packet));
+        let Content::Confirm(body) = content else {
+            return early.keep(record);
+        };
+        let confirmed = ready.session.binding.confirmed(Role::Initiator, body, ready.replaced.as_ref());
+        let State::Sent2 { awaited: Awaited::Confirm(mut ready), early, .. } =
+            std::mem::replace(&mut self.state, State::Over)
+        else {
+            return;
+        };
+        let marked = ready.session.opener.open_in_place(now, &mut record.to_vec()).is_ok();
+        match confirmed {
+            _ if !marked => self.fail(Failure::Unauthentic),
+            Confirmed::Nothing => self.fail(Failure::Unauthentic),
+            Confirmed::Channel => self.establish(now, ready, early, false),
+            Confirmed::Successor => self.establish(now, ready, early, true),
+        }
+    }
+
+    /// Sends this end's CONFIRM: the channel is ready. With `succeeds`, both ends know the channel it replaces.
+    fn establish(&mut self, now: Now, ready: Box<Ready>, early: Early, succeeds: bool) {
+        let Ready { mut session, peer, replaced } = *ready;
+        let replaced = replaced.filter(|_| succeeds);
+        if replaced.is_some() {
+            let body = session.binding.confirm(Role::Responder, replaced.as_ref());
+            session.confirmation = Confirmation::new(Answers::Confirms, body);
+        }
         let mut confirm = Vec::new();
-        if session.sealer.seal_confirm(now, &session.binding, &mut confirm).is_err() {
+        if session.sealer.seal_confirm(now, &session.confirmation, &mut confirm).is_err() {
             return self.fail(Failure::Unauthentic);
         }
+        self.state = State::Over;
         self.outputs.push_back(Output::Transmit(To::Peer, confirm));
-        let established = Established { session, peer, early: early.records };
+        let replaces = replaced.map(|replaced| *replaced.id());
+        let established = Established { session, peer, early: early.records, replaces };
         self.outputs.push_back(Output::Established(Box::new(established)));
     }
 
     fn next_time(&self) -> Duration {
         match &self.state {
             State::Agreeing { until, .. } => (*until).min(self.deadline),
-            State::Sent2 { .. } | State::Over => self.deadline,
+            State::Sent2 { .. } | State::Finding { .. } | State::Over => self.deadline,
         }
     }
 
@@ -209,15 +405,19 @@ impl fmt::Debug for Responder {
         let state = match self.state {
             State::Agreeing { .. } => "Agreeing",
             State::Sent2 { .. } => "Sent2",
+            State::Finding { .. } => "Finding",
             State::Over => "Over",
         };
         f.debug_struct("Responder").field("state", &state).finish_non_exhaustive()
     }
 }
 
-fn third_fits(mode: Mode, noise: &[u8]) -> bool {
-    let [_, _, empty] = mode.message_bytes();
-    (empty..=empty + PAYLOAD_BYTES_MAX).contains(&noise.len())
+/// What a first message without an identity says: the channel that it is to replace, or nothing.
+fn replaced(payload: &[u8]) -> Result<Option<[u8; 32]>, Failure> {
+    match payload.len() {
+        0 => Ok(None),
+        _ => payload.try_into().map(Some).map_err(|_| Failure::Unauthentic),
+    }
 }
 
 const RESENDS_MAX: u8 = 4;

@@ -2,13 +2,12 @@
 //!
 //! A presented history is only judged; what was learned is adopted by a second call, after the whole payload passed
 //! policy. Two valid histories of which neither continues the other are a fork: somebody signed two successors of one
-//! change. A fork is refused, counted, and never adopted.
+//! change. A fork is refused, told of once, and never adopted.
 //!
 //! Specification: docs/protocol.md §3.1.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use onward_keys::hash;
 
@@ -23,7 +22,8 @@ pub struct KnownHistories {
     pinned: HashSet<Identifier>,
     capacity: usize,
     clock: u64,
-    forks: AtomicU64,
+    /// Identities whose histories were seen to fork, in the order it was noticed.
+    forked: Mutex<Vec<Identifier>>,
 }
 
 impl KnownHistories {
@@ -36,7 +36,7 @@ impl KnownHistories {
             pinned: HashSet::new(),
             capacity,
             clock: 0,
-            forks: AtomicU64::new(0),
+            forked: Mutex::default(),
         }
     }
 
@@ -71,9 +71,11 @@ impl KnownHistories {
         self.entries.is_empty()
     }
 
-    /// How many forks were seen: an alarm if not 0.
-    pub fn forks(&self) -> u64 {
-        self.forks.load(Ordering::Relaxed)
+    /// The identities of which contradicting histories were seen, oldest alarm first and each once; the first
+    /// [`FORKED_MAX`] are told.
+    #[must_use]
+    pub fn forked(&self) -> Vec<Identifier> {
+        self.forked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Verifies `presented` and returns the history to judge its owner by: the longer of it and the known one.
@@ -141,11 +143,18 @@ impl KnownHistories {
         } else if common == known.history().len() {
             Ok(Arc::clone(other))
         } else {
-            self.forks.fetch_add(1, Ordering::Relaxed);
-            Err(IdentityError::Forked(known.identifier()))
+            let identifier = known.identifier();
+            let mut forked = self.forked.lock().unwrap_or_else(PoisonError::into_inner);
+            if forked.len() < FORKED_MAX && !forked.contains(&identifier) {
+                forked.push(identifier);
+            }
+            Err(IdentityError::Forked(identifier))
         }
     }
 }
+
+/// Most identities that [`KnownHistories::forked`] tells of.
+pub const FORKED_MAX: usize = 1_024;
 
 impl Default for KnownHistories {
     /// Remembers 100 000 histories.

@@ -30,7 +30,7 @@ pub const SIGNATURES_MAX: usize = 64;
 /// each change and attestation not seen before, and one per credential.
 ///
 /// # Errors
-/// As [`IdPayload::decode`] and [`IdPayload::verify`]. `known` learns nothing, but counts a fork.
+/// As [`IdPayload::decode`] and [`IdPayload::verify`]. `known` learns nothing, but notes a fork.
 ///
 /// Source: docs/protocol.md §3.2.
 pub fn verify_payload(
@@ -94,6 +94,12 @@ impl IdPayload {
         let payload: Self = strict::decode(bytes, PAYLOAD_BYTES_MAX)?;
         payload.params.check()?;
         Ok(payload)
+    }
+
+    /// The payload with which its owner asks to replace the channel with this binding (`hs_id`).
+    #[must_use]
+    pub fn replacing(self, hs_id: &[u8; 32]) -> Self {
+        Self { params: Params::replacing(hs_id), ..self }
     }
 
     /// The strict encoding.
@@ -306,6 +312,18 @@ impl VerifiedPeer {
     #[must_use]
     pub fn replaces(&self) -> Option<[u8; 32]> {
         self.replaces
+    }
+
+    /// The peer's payload, to be kept and verified again later; at most [`PAYLOAD_BYTES_MAX`] bytes.
+    #[must_use]
+    pub fn introduction(&self) -> Vec<u8> {
+        strict::encode(&IdPayload {
+            history: self.history.history().clone(),
+            attestation: self.attestation.clone(),
+            credentials: self.credentials.clone(),
+            params: Params::default(),
+            pad: None,
+        })
     }
 
     /// What to adopt into the [`KnownHistories`] once the peer passed all policy.

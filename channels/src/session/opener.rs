@@ -212,7 +212,7 @@ impl Opener {
             None => left,
             Some(key) => Keyed { key, window: ReplayWindow::new() },
         };
-        self.previous = Some(Box::new(Previous { keyed, until: now.mono + PREVIOUS_KEPT }));
+        self.previous = Some(Box::new(Previous { keyed, until: now.mono + self.pulse.profile.previous_key }));
         self.epoch = epoch;
         if !ahead.secrets.is_empty() {
             self.ahead = Some(ahead);
@@ -226,7 +226,7 @@ impl Opener {
         self.far.count = self.far.count.saturating_add(1);
         if self.far.count >= FAR_RECORDS {
             self.far.count = 0;
-            self.pulse.ask_rehandshake();
+            self.pulse.want_renewal();
         }
     }
 }
@@ -239,7 +239,5 @@ impl fmt::Debug for Opener {
 
 /// How many epochs ahead of the current one a record may be.
 const EPOCH_JUMP: u64 = 64;
-/// How long the previous epoch's key is kept once a record of the next one has come.
-const PREVIOUS_KEPT: Duration = Duration::from_secs(60);
 const FAR_RECORDS: u8 = 16;
 const FAR_TIME: Duration = Duration::from_secs(5);

@@ -16,9 +16,7 @@ use crate::record::{
     BODY_MAX, CloseCode, END_MARK, EPOCH_BITS, FRAGMENT_HEAD_BYTES, FrameType, HEAD_BYTES, HEAD_ROOM,
     OVERHEAD, PIECE_MAX, Padding, Sequence,
 };
-use crate::schedule::Binding;
-use crate::session::{Pulse, Role};
-use crate::time::Profile;
+use crate::session::{Confirmation, Pulse, Role};
 use crate::{ChannelError, Now};
 
 /// Seals what one end of a channel sends, and says when something is due.
@@ -41,38 +39,33 @@ pub struct Sealer {
     sent_bytes: u64,
     padding: Padding,
     role: Role,
-    profile: Profile,
     began: Duration,
     last_sent: Duration,
     /// When the first record after the last heard one was sent.
     waiting_since: Option<Duration>,
-    /// When [`Due::AskRehandshake`] was last reported.
-    asked: Option<Duration>,
-    soft_age_reported: bool,
+    /// When [`Due::Renew`] was last reported.
+    renewed: Option<Duration>,
     pulse: Arc<Pulse>,
 }
 
 /// What a timer of the channel calls for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Due {
-    /// Nothing was sent for 75 s: seal a KEEPALIVE.
+    /// Nothing was sent for [`crate::Profile::keepalive`]: seal a KEEPALIVE.
     KeepAlive,
-    /// Seal a REHANDSHAKE (an initiator instead starts a new handshake). Reported at most once in 30 s.
-    AskRehandshake,
-    /// The soft age or the soft amount is reached, once: as [`Due::AskRehandshake`].
-    SoftAge,
+    /// An initiator starts a new handshake, a responder seals a REHANDSHAKE. Reported at most once in
+    /// [`crate::Profile::renew_again`].
+    Renew,
     /// Close with this code, then drop the session.
     Close(CloseCode),
 }
 
 impl Sealer {
-    #[expect(clippy::too_many_arguments, reason = "called once, from `Session::new`, which names them")]
     pub(super) fn new(
         now: Now,
         backend: Backend,
         algorithm: AeadAlgorithm,
         key: &SharedSecret,
-        profile: Profile,
         role: Role,
         padding: Padding,
         pulse: Arc<Pulse>,
@@ -87,12 +80,10 @@ impl Sealer {
             sent_bytes: 0,
             padding,
             role,
-            profile,
             began: now.mono,
             last_sent: now.mono,
             waiting_since: None,
-            asked: None,
-            soft_age_reported: false,
+            renewed: None,
             pulse,
         }
     }
@@ -154,7 +145,9 @@ impl Sealer {
         body_bytes: usize,
     ) -> Result<Reserved, ChannelError> {
         check_body(body_bytes)?;
-        let too_old = self.epoch_began.is_some_and(|began| now.mono.saturating_sub(began) >= EPOCH_AGE);
+        let too_old = self
+            .epoch_began
+            .is_some_and(|began| now.mono.saturating_sub(began) >= self.pulse.profile.key_age);
         let number = if too_old { (self.epoch + 1) << EPOCH_BITS } else { self.next };
         if number >= NUMBER_END {
             return Err(ChannelError::Exhausted);
@@ -179,18 +172,18 @@ impl Sealer {
         Ok(Reserved { sequence, frame_type, body_bytes, record_bytes, key: Arc::clone(&self.key) })
     }
 
-    /// Appends a CONFIRM of `binding` to `out`.
+    /// Appends this end's CONFIRM to `out`.
     ///
     /// # Errors
     /// As [`Self::seal_into`].
     pub fn seal_confirm(
         &mut self,
         now: Now,
-        binding: &Binding,
+        confirmation: &Confirmation,
         out: &mut Vec<u8>,
     ) -> Result<Sequence, ChannelError> {
-        let id = binding.id();
-        self.seal_into(now, FrameType::Confirm, id.len(), |body| body.extend_from_slice(id), out)
+        let body = confirmation.body();
+        self.seal_into(now, FrameType::Confirm, body.len(), |out| out.extend_from_slice(body), out)
     }
 
     /// Appends a frame without a body to `out`: KEEPALIVE or REHANDSHAKE.
@@ -253,38 +246,33 @@ impl Sealer {
     /// What is due at `now`, most urgent first; call again until `None`, then at [`Self::deadline`].
     pub fn due(&mut self, now: Now) -> Option<Due> {
         let age = now.mono.saturating_sub(self.began);
-        let heard = self.pulse.heard();
-        if age >= self.profile.hard_age() {
+        let silence = now.mono.saturating_sub(self.pulse.heard());
+        if age >= self.pulse.profile.hard_age {
             return Some(Due::Close(CloseCode::Lifetime));
         }
-        if now.mono.saturating_sub(heard) >= IDLE {
+        if silence >= self.pulse.profile.idle {
             return Some(Due::Close(CloseCode::Idle));
         }
-        if !self.soft_age_reported && (age >= self.profile.soft_age() || self.sent_bytes >= SOFT_BYTES) {
-            self.soft_age_reported = true;
-            return Some(Due::SoftAge);
+        let is_old = age >= self.pulse.profile.soft_age || self.sent_bytes >= self.pulse.profile.soft_bytes;
+        if now.mono >= self.renew_again() && (is_old || self.pulse.wants_renewal() || self.is_unanswered(now))
+        {
+            self.renewed = Some(now.mono);
+            self.pulse.forget_renewal();
+            return Some(Due::Renew);
         }
-        if self.may_ask(now) && (self.pulse.wants_rehandshake() || self.unanswered(now, heard)) {
-            self.asked = Some(now.mono);
-            self.pulse.forget_rehandshake();
-            return Some(Due::AskRehandshake);
-        }
-        (now.mono.saturating_sub(self.last_sent) >= KEEPALIVE).then_some(Due::KeepAlive)
+        (now.mono.saturating_sub(self.last_sent) >= self.pulse.profile.keepalive).then_some(Due::KeepAlive)
     }
 
     /// When [`Self::due`] may next have something to say, if nothing is sent or heard until then.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         let heard = self.pulse.heard();
-        let mut deadline =
-            (self.began + self.profile.hard_age()).min(heard + IDLE).min(self.last_sent + KEEPALIVE);
-        if !self.soft_age_reported {
-            deadline = deadline.min(self.began + self.profile.soft_age());
-        }
-        if let Some(since) = self.waiting_since.filter(|since| *since > heard) {
-            deadline = deadline.min((since + UNANSWERED).max(self.ask_again()));
-        }
-        deadline
+        let unanswered = self.unanswered_from().unwrap_or(Duration::MAX);
+        let renewal = unanswered.min(self.began + self.pulse.profile.soft_age);
+        (self.began + self.pulse.profile.hard_age)
+            .min(heard + self.pulse.profile.idle)
+            .min(self.last_sent + self.pulse.profile.keepalive)
+            .min(renewal.max(self.renew_again()))
     }
 
     /// Which end this is.
@@ -293,16 +281,35 @@ impl Sealer {
         self.role
     }
 
-    fn unanswered(&self, now: Now, heard: Duration) -> bool {
-        self.waiting_since.is_some_and(|since| since > heard && now.mono.saturating_sub(since) >= UNANSWERED)
+    /// Has [`Due::Renew`] reported as soon as it may be.
+    pub fn want_renewal(&self) {
+        self.pulse.want_renewal();
     }
 
-    fn may_ask(&self, now: Now) -> bool {
-        now.mono >= self.ask_again()
+    /// The connection below was lost: the peer may have lost more, and is given less time to be heard.
+    pub fn suspect(&self, now: Now) {
+        self.pulse.suspect(now);
     }
 
-    fn ask_again(&self) -> Duration {
-        self.asked.map_or(Duration::ZERO, |asked| asked + ASK_INTERVAL)
+    /// Whether this end sent for [`crate::Profile::unanswered`], or under suspicion for [`crate::Profile::suspected`],
+    /// and heard nothing authentic: the peer may have lost the channel.
+    #[must_use]
+    pub fn is_unanswered(&self, now: Now) -> bool {
+        self.unanswered_from().is_some_and(|from| now.mono >= from)
+    }
+
+    /// When it counts as unanswered, if nothing is heard until then.
+    fn unanswered_from(&self) -> Option<Duration> {
+        let heard = self.pulse.heard();
+        // The first record after the last heard one.
+        let since = self.waiting_since.filter(|since| *since > heard)?;
+        let suspected = Some(self.pulse.suspected()).filter(|suspected| *suspected > heard);
+        let suspected = suspected.map(|suspected| suspected.max(since) + self.pulse.profile.suspected);
+        Some((since + self.pulse.profile.unanswered).min(suspected.unwrap_or(Duration::MAX)))
+    }
+
+    fn renew_again(&self) -> Duration {
+        self.renewed.map_or(Duration::ZERO, |renewed| renewed + self.pulse.profile.renew_again)
     }
 }
 
@@ -416,13 +423,5 @@ fn check_body(length: usize) -> Result<(), ChannelError> {
     Ok(())
 }
 
-/// An epoch is left at the first send after this time since its first record.
-const EPOCH_AGE: Duration = Duration::from_secs(120);
-const KEEPALIVE: Duration = Duration::from_secs(75);
-const IDLE: Duration = Duration::from_secs(300);
-/// Sending this long without hearing anything authentic calls for a new handshake.
-const UNANSWERED: Duration = Duration::from_secs(120);
-const ASK_INTERVAL: Duration = Duration::from_secs(30);
-const SOFT_BYTES: u64 = 1 << 40;
 /// Numbers stay below 2^62, so that a record's first byte tells it from a handshake message.
 const NUMBER_END: u64 = 1 << 62;

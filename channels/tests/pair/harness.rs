@@ -1,7 +1,7 @@
 //! Two ends of a channel with everything between them in our hands: the clock, the key service, every packet.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -9,20 +9,19 @@ use onward_channels::identity::{
     Identifier, Identity, KnownHistories, Params, Purpose, Trust, channel_payload,
 };
 use onward_channels::{
-    ChannelError, Established, Failure, FirstMessage, FrameType, HandshakeConfig, HandshakeId, Initiator,
-    Input, Listener, ListenerLimits, LocalIdentity, Mode, Now, Output, Padding, Profile, Responder, Session,
-    Suite, To, Verdict,
+    Bases, Basis, ChannelError, Content, Established, Failure, FirstMessage, FrameType, HandshakeConfig,
+    HandshakeId, Initiator, Input, Listener, ListenerLimits, LocalIdentity, Mode, Now, Opening, Output,
+    Padding, Profile, Psk, Responder, Role, Session, Suite, Ticket, Tickets, To, Verdict,
 };
 use onward_keys::{Backend, KeyUsage, PublicHalf, SharedSecret, SoftwareVault, Vault as _};
 
-pub(crate) const MODES: [Mode; 2] = [Mode::HybridXx, Mode::ClassicalXx];
 pub(crate) const SUITES: [Suite; 2] = [Suite::ChaChaPoly, Suite::AesGcm];
 pub(crate) const UNIX: u64 = 1_800_000_000;
 pub(crate) const FLOW: u128 = 7;
 
 /// Every mode with every suite.
 pub(crate) fn all_pairs() -> impl Iterator<Item = (Mode, Suite)> {
-    MODES.into_iter().flat_map(|mode| SUITES.into_iter().map(move |suite| (mode, suite)))
+    Mode::ALL.into_iter().flat_map(|mode| SUITES.into_iter().map(move |suite| (mode, suite)))
 }
 
 /// A moment `milliseconds` after the beginning.
@@ -58,8 +57,9 @@ impl Dice {
 }
 
 /// Somebody with an identity and a key service.
+#[derive(Clone)]
 pub(crate) struct Party {
-    pub(crate) vault: SoftwareVault,
+    pub(crate) vault: Arc<SoftwareVault>,
     pub(crate) local: Arc<LocalIdentity>,
 }
 
@@ -70,13 +70,13 @@ impl Party {
 
     /// With a static key attested from `iat` to `exp`.
     pub(crate) fn with_window(iat: u64, exp: u64) -> Self {
-        let vault = SoftwareVault::ephemeral();
-        let identity = wait(Identity::create(&vault, UNIX - 1_000_000, 10_000_000)).unwrap();
+        let vault = Arc::new(SoftwareVault::ephemeral());
+        let identity = wait(Identity::create(&*vault, UNIX - 1_000_000, 10_000_000)).unwrap();
         let static_key = wait(vault.generate(KeyUsage::ChannelStatic)).unwrap();
         let PublicHalf::Agree(static_public) = wait(vault.public(static_key)).unwrap() else {
             panic!("a static key is for agreement");
         };
-        let attest = identity.attest(&vault, Purpose::CHANNEL_STATIC, &static_public, iat, exp);
+        let attest = identity.attest(&*vault, Purpose::CHANNEL_STATIC, &static_public, iat, exp);
         let attestation = wait(attest).unwrap();
         let payload = channel_payload(&identity, &attestation, &[], &Params::default(), 0).unwrap();
         let identifier = identity.identifier();
@@ -98,13 +98,77 @@ impl Party {
             local: Arc::clone(&self.local),
             trust: Arc::new(Trust::pinned([peer.identifier()])),
             known: Arc::new(RwLock::new(KnownHistories::new(100))),
+            bases: Bases::default(),
             // Deterministic: the accelerated KEM has randomness of its own.
             backend: Backend::Portable,
             app: Vec::new(),
-            profile: Profile::Live,
+            profile: Arc::new(Profile::live()),
             padding: Padding::None,
         }
     }
+}
+
+/// What two parties have of each other before a handshake, as its mode needs it.
+#[derive(Clone)]
+pub(crate) struct Prior {
+    mode: Mode,
+    alice: Party,
+    bob: Party,
+    /// Both halves of the ticket of an earlier channel; kept as bytes, to be spent as often as a test likes.
+    ticket: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Prior {
+    pub(crate) fn new(mode: Mode, alice: &Party, bob: &Party) -> Self {
+        let ticket = (mode == Mode::Resumption).then(|| {
+            let configs = (alice.config(bob), bob.config(alice));
+            let (alice, bob) = (alice.clone(), bob.clone());
+            let ends = Pair::with(Mode::ClassicalXx, Suite::ChaChaPoly, 3, alice, bob, configs).established();
+            let now = at(0);
+            let ours = ends.0.ticket(now, ends.1.peer.identifier());
+            let theirs = ends.1.ticket(now, ends.0.peer.identifier());
+            (ours.to_bytes().to_vec(), theirs.to_bytes().to_vec())
+        });
+        Self { mode, alice: alice.clone(), bob: bob.clone(), ticket }
+    }
+
+    /// Alice's opening of a channel to Bob.
+    pub(crate) fn opening(&self, suite: Suite) -> Opening {
+        let basis = match self.mode {
+            Mode::HybridXxPsk | Mode::ClassicalXxPsk => Basis::Psk(psk()),
+            Mode::HybridIk | Mode::ClassicalIk | Mode::Kk => {
+                Basis::Introduction(self.bob.local.payload.clone().into())
+            }
+            Mode::Resumption => {
+                let (ours, _) = self.ticket.as_ref().unwrap();
+                Basis::Ticket(Box::new(Ticket::from_bytes(ours).unwrap()))
+            }
+            _ => Basis::Nothing,
+        };
+        Opening { basis, ..Opening::new(self.mode, suite, Some(self.bob.identifier())) }
+    }
+
+    /// What Bob has for all modes at once; each time with the ticket still unspent.
+    pub(crate) fn bases(&self) -> Bases {
+        let mut tickets = Tickets::new(100);
+        if let Some((_, theirs)) = &self.ticket {
+            assert!(tickets.keep(at(0), Ticket::from_bytes(theirs).unwrap()).is_empty());
+        }
+        Bases {
+            psks: vec![Arc::new(Psk::new(SharedSecret::new(&[0x77; 32]))), psk()],
+            // Alice is not the first that is tried.
+            introductions: vec![
+                self.bob.local.payload.clone().into(),
+                self.alice.local.payload.clone().into(),
+            ],
+            tickets: Arc::new(Mutex::new(tickets)),
+        }
+    }
+}
+
+/// The key of the deployment that everybody here belongs to.
+pub(crate) fn psk() -> Arc<Psk> {
+    Arc::new(Psk::new(SharedSecret::new(&[0x33; 32])))
 }
 
 /// The software key service answers without waiting.
@@ -146,6 +210,8 @@ pub(crate) struct Pair {
     pub(crate) link: VecDeque<Packet>,
     /// Every packet that was ever sent.
     pub(crate) sent: Vec<(Duration, Packet)>,
+    /// The responder's end of the channel that is to be replaced, found under whatever name.
+    pub(crate) replaced: Option<Session>,
     /// Whom the initiator's last accepted answer came from.
     answered_by: Option<HandshakeId>,
 }
@@ -191,8 +257,11 @@ impl Pair {
         configs: (HandshakeConfig, HandshakeConfig),
     ) -> Self {
         let mut dice = Dice(seed);
-        let to = Some(bob.identifier());
-        let initiator = Initiator::new(at(0), Arc::new(configs.0), mode, suite, to, dice.bytes()).unwrap();
+        let prior = Prior::new(mode, &alice, &bob);
+        let mut configs = configs;
+        configs.1.bases = prior.bases();
+        let opening = prior.opening(suite);
+        let initiator = Initiator::new(at(0), Arc::new(configs.0), opening, dice.bytes()).unwrap();
         let listener = Listener::new(Arc::new(configs.1), all_modes()).unwrap();
         Self {
             now: at(0),
@@ -207,6 +276,7 @@ impl Pair {
             faults: Faults::default(),
             link: VecDeque::new(),
             sent: Vec::new(),
+            replaced: None,
             answered_by: None,
         }
     }
@@ -232,13 +302,19 @@ impl Pair {
     }
 
     /// Both sessions of a handshake that must succeed.
-    pub(crate) fn sessions(mut self) -> (Session, Session) {
+    pub(crate) fn sessions(self) -> (Session, Session) {
+        let (initiator, responder) = self.established();
+        (initiator.session, responder.session)
+    }
+
+    /// Both ends of a handshake that must succeed.
+    pub(crate) fn established(mut self) -> (Established, Established) {
         self.run();
         let initiator = self.initiator_end.take().unwrap().unwrap();
         let responder = self.responder_end.pop().unwrap().1.unwrap();
         assert_eq!(initiator.peer.identifier(), self.bob.identifier());
         assert_eq!(responder.peer.identifier(), self.alice.identifier());
-        (initiator.session, responder.session)
+        (initiator, responder)
     }
 
     pub(crate) fn set_time(&mut self, mono: Duration) {
@@ -262,6 +338,8 @@ impl Pair {
                     };
                     self.initiator.handle(self.now, answer);
                 }
+                Output::Find(_) => panic!("an initiator looks for nothing"),
+                Output::Spend(role, _) => assert_eq!(role, Role::Initiator),
                 Output::Established(established) => self.initiator_end = Some(Ok(*established)),
                 Output::Failed(failure) => self.initiator_end = Some(Err(failure)),
                 Output::Wait { until } => return until,
@@ -289,6 +367,15 @@ impl Pair {
                             None => Input::AgreementFailed,
                         };
                         self.responders.get_mut(&id).unwrap().handle(self.now, answer);
+                        continue;
+                    }
+                    Output::Find(_) => {
+                        let found = self.replaced.as_ref().map(|old| old.binding.predecessor());
+                        self.responders.get_mut(&id).unwrap().handle(self.now, Input::Found(found));
+                        continue;
+                    }
+                    Output::Spend(role, _) => {
+                        assert_eq!(role, Role::Responder);
                         continue;
                     }
                     Output::Established(established) => Ok(*established),
@@ -348,9 +435,15 @@ impl Pair {
             return;
         };
         let session = &mut established.session;
-        if session.confirmation.is_repeated(bytes) {
+        let mut opened = bytes.to_vec();
+        let is_confirm = session
+            .opener
+            .open_in_place(self.now, &mut opened)
+            .is_ok_and(|frame| matches!(frame.content, Content::Confirm(_)));
+        let confirmation = &session.confirmation;
+        if confirmation.is_repeated(bytes) || (is_confirm && confirmation.answers_confirms()) {
             let mut confirm = Vec::new();
-            session.sealer.seal_confirm(self.now, &session.binding, &mut confirm).unwrap();
+            session.sealer.seal_confirm(self.now, &session.confirmation, &mut confirm).unwrap();
             self.send(Packet::Back(Some(id), confirm));
         }
     }
@@ -397,7 +490,7 @@ pub(crate) fn open(now: Now, to: &mut Session, record: &[u8]) -> Result<Vec<u8>,
     let mut record = record.to_vec();
     let frame = to.opener.open_in_place(now, &mut record)?;
     match frame.content {
-        onward_channels::Content::Data(body) => Ok(body.to_vec()),
+        Content::Data(body) => Ok(body.to_vec()),
         other => panic!("not DATA: {other:?}"),
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use onward_channels::{
-    BODY_MAX, ChannelError, CloseCode, Content, Due, FrameType, HEAD_ROOM, Mode, OVERHEAD, Padding,
-    Reassembly, Session, Suite,
+    BODY_MAX, ChannelError, CloseCode, Content, Due, FrameType, HEAD_ROOM, Initiator, Mode, OVERHEAD,
+    Opening, Padding, Reassembly, Session, Suite,
 };
 
 use crate::harness::{Dice, Faults, Pair, SUITES, at, open, seal};
@@ -181,9 +181,8 @@ fn records_in_place_equal_appended_ones() {
                 config.padding = padding;
                 let config = std::sync::Arc::new(config);
                 let to = Some(pair.bob.identifier());
-                let initiator = onward_channels::Initiator::new;
-                pair.initiator =
-                    initiator(at(0), config, Mode::ClassicalXx, Suite::ChaChaPoly, to, [1; 32]).unwrap();
+                let opening = Opening::new(Mode::ClassicalXx, Suite::ChaChaPoly, to);
+                pair.initiator = Initiator::new(at(0), config, opening, [1; 32]).unwrap();
                 let (mut alice, mut bob) = pair.sessions();
                 let body: Vec<u8> = (0..length).map(|at| at as u8).collect();
                 let mut record = if in_place {
@@ -316,15 +315,32 @@ fn timers_fire_in_their_order() {
     seal(second(100), &mut alice, b"x");
     assert_eq!(alice.sealer.due(second(174)), None);
     seal(second(190), &mut alice, b"x");
-    assert_eq!(alice.sealer.due(second(195)), Some(Due::AskRehandshake));
+    assert_eq!(alice.sealer.due(second(195)), Some(Due::Renew));
     assert_eq!(alice.sealer.due(second(196)), None, "once in 30 s");
-    assert_eq!(alice.sealer.due(second(225)), Some(Due::AskRehandshake));
+    assert_eq!(alice.sealer.due(second(225)), Some(Due::Renew));
     assert_eq!(alice.sealer.due(second(300)), Some(Due::Close(CloseCode::Idle)));
     // What is heard moves the idle time.
     let back = seal(second(290), &mut bob, b"x");
     open(second(290), &mut alice, &back).unwrap();
     assert_eq!(alice.sealer.due(second(300)), Some(Due::KeepAlive));
     assert_eq!(alice.sealer.due(second(590)), Some(Due::Close(CloseCode::Idle)));
+}
+
+#[test]
+fn a_suspected_peer_has_less_time_to_be_heard() {
+    let (mut alice, mut bob) = sessions(Suite::ChaChaPoly);
+    seal(at(1_000), &mut alice, b"x");
+    alice.sealer.suspect(at(2_000));
+    assert!(!alice.sealer.is_unanswered(at(6_999)));
+    assert_eq!(alice.sealer.due(at(6_999)), None);
+    assert!(alice.sealer.is_unanswered(at(7_000)));
+    assert_eq!(alice.sealer.due(at(7_000)), Some(Due::Renew));
+    // What is heard ends the suspicion.
+    let back = seal(at(7_500), &mut bob, b"x");
+    open(at(7_500), &mut alice, &back).unwrap();
+    seal(at(8_000), &mut alice, b"x");
+    assert!(!alice.sealer.is_unanswered(at(127_999)));
+    assert!(alice.sealer.is_unanswered(at(128_000)));
 }
 
 #[test]
@@ -342,9 +358,12 @@ fn ages_call_for_a_new_handshake_and_then_close() {
         assert_eq!(alice.sealer.due(now), None);
     }
     let now = hear(&mut alice, 3600);
-    assert_eq!(alice.sealer.due(now), Some(Due::SoftAge));
-    assert_eq!(alice.sealer.due(now), None, "once");
+    assert_eq!(alice.sealer.due(now), Some(Due::Renew));
+    assert_eq!(alice.sealer.due(now), None, "once in 30 s");
+    let now = hear(&mut alice, 3630);
+    assert_eq!(alice.sealer.due(now), Some(Due::Renew), "until it is replaced");
     let now = hear(&mut alice, 7199);
+    assert_eq!(alice.sealer.due(now), Some(Due::Renew));
     assert_eq!(alice.sealer.due(now), None);
     let now = hear(&mut alice, 7200);
     assert_eq!(alice.sealer.due(now), Some(Due::Close(CloseCode::Lifetime)));
@@ -365,7 +384,7 @@ fn sixteen_records_too_far_ahead_ask_for_a_new_handshake() {
     for count in 0..15 {
         assert!(open(at(6_000 + count), &mut bob, &far).is_err());
     }
-    assert_eq!(bob.sealer.due(at(6_100)), Some(Due::AskRehandshake));
+    assert_eq!(bob.sealer.due(at(6_100)), Some(Due::Renew));
     assert_eq!(bob.sealer.due(at(6_200)), None);
     open(at(6_200), &mut bob, &record).unwrap();
 }
