@@ -21,8 +21,8 @@ pub use onward_node::MemoryNetwork;
 #[cfg(feature = "channels")]
 pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
-    IdentityError, Introduction, KeyError, ListenerLimits, Mode, Padding, Peer, Psk, SharedSecret,
-    SoftwareVault, Suite, Trust, Vault, VerifiedHistory,
+    IdentityError, Introduction, KeyError, ListenerLimits, Mode, Padding, Peer, Psk, SoftwareVault, Suite,
+    Trust, Vault, VerifiedHistory, read_psk,
 };
 pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,

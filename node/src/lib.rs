@@ -14,6 +14,8 @@ mod introduction;
 mod limits;
 mod node;
 #[cfg(feature = "channels")]
+mod psk;
+#[cfg(feature = "channels")]
 mod secure;
 mod state;
 #[cfg(feature = "channels")]
@@ -26,7 +28,7 @@ pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHi
 #[cfg(feature = "channels")]
 pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Psk, Suite};
 #[cfg(feature = "channels")]
-pub use onward_keys::{Backend, KeyError, SharedSecret, SoftwareVault, Vault};
+pub use onward_keys::{Backend, KeyError, SoftwareVault, Vault};
 
 pub use error::NodeError;
 #[cfg(feature = "channels")]
@@ -39,4 +41,6 @@ pub use node::{Connection, Listener, ListenerInfo, Node, NodeBuilder, NodeRoute,
 pub use onward_transports::MemoryNetwork;
 pub use onward_transports::{StreamLimits, TransportError};
 pub use onward_workers::Limits as WorkerLimits;
+#[cfg(feature = "channels")]
+pub use psk::read_psk;
 pub use state::StateDir;
