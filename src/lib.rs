@@ -22,7 +22,7 @@ pub use onward_node::MemoryNetwork;
 pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
     IdentityError, Introduction, KeyError, ListenerLimits, Mode, Padding, Peer, Profile, Psk, SharedSecret,
-    SoftwareVault, Suite, Trust, Vault, VerifiedHistory,
+    SoftwareVault, Suite, Trust, Vault, VerifiedHistory, read_psk,
 };
 pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,

@@ -53,6 +53,17 @@ fn who_carries_a_channel_cannot_read_it() {
 }
 
 #[test]
+fn a_channel_is_resumed_once() {
+    let expected = ["stored 21", "resumed with the same peer: true", "stored 22", "no second use: true"];
+    assert_eq!(lines("resumption"), expected);
+}
+
+#[test]
+fn a_shared_key_is_asked_for_beside_the_identity() {
+    assert_eq!(lines("psk"), ["lamp: 12 left", "another key, another answer: false"]);
+}
+
+#[test]
 fn values_errors_and_serde_types_travel() {
     let expected = ["2: teapot packed", "5: only 3 left", "0: failed", "prices in EUR"];
     assert_eq!(lines("typed_messages"), expected);
@@ -77,7 +88,7 @@ fn failed_workers_come_back_until_it_is_too_often() {
 fn examples_are_short_and_say_how_to_run_them() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let examples: Vec<PathBuf> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(examples.len() >= 6);
+    assert!(examples.len() >= 8);
     for path in examples {
         let (source, name) = (source_of(&path), path.file_stem().unwrap().to_string_lossy().into_owned());
         let command = format!("//!     cargo run --example {name}");

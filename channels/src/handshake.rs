@@ -12,7 +12,7 @@
 mod basis;
 mod initiator;
 pub(crate) mod message;
-mod noise;
+pub(crate) mod noise;
 mod responder;
 mod ticket;
 

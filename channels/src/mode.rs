@@ -58,6 +58,12 @@ impl Mode {
         self as u8
     }
 
+    /// It with either cipher, as an allow-list wants it.
+    #[must_use]
+    pub fn in_every_suite(self) -> [(Self, Suite); 2] {
+        [(self, Suite::ChaChaPoly), (self, Suite::AesGcm)]
+    }
+
     /// Whether it has ML-KEM-768 beside X25519.
     #[must_use]
     pub fn is_hybrid(self) -> bool {

@@ -20,6 +20,8 @@ use snow::resolvers::CryptoResolver;
 use snow::types::{Cipher, Dh, Hash, Kem, Random};
 use snow::{Builder, HandshakeState};
 
+use crate::handshake::noise::protocol_name;
+use crate::mode::{Mode, Suite};
 use crate::resolver::{MlKem, Resolver};
 
 /// Our resolver, with SHA-256 beside BLAKE2s and a KEM whose randomness is one repeated byte.
@@ -161,6 +163,22 @@ fn cacophony_vectors_pass_through_our_resolver() {
 fn snow_vectors_pass_through_our_resolver() {
     let skipped = run_file("snow.txt", 408);
     assert_eq!(skipped, BTreeMap::from([("hash BLAKE2b", 102), ("hash SHA512", 102)]));
+}
+
+/// Which of the protocols of our modes the published files have; the hybrid ones are in neither.
+#[test]
+fn the_vectors_cover_the_protocols_of_the_modes() {
+    let covered = |file: &str| -> Vec<(Mode, Suite)> {
+        let text = std::fs::read_to_string(vector_folder().join(file)).unwrap();
+        let file: VectorFile = serde_json::from_str(&text).unwrap();
+        let names: Vec<_> = file.vectors.iter().map(|vector| vector.protocol_name.as_str()).collect();
+        let pairs = Mode::ALL.into_iter().flat_map(Mode::in_every_suite);
+        pairs.filter(|(mode, suite)| names.contains(&&*protocol_name(*mode, *suite))).collect()
+    };
+    let pairs = |modes: &[Mode]| -> Vec<_> { modes.iter().flat_map(|mode| mode.in_every_suite()).collect() };
+    let classical = [Mode::ClassicalXx, Mode::ClassicalXxPsk, Mode::ClassicalIk, Mode::Kk, Mode::Resumption];
+    assert_eq!(covered("cacophony.txt"), pairs(&classical));
+    assert_eq!(covered("snow.txt"), pairs(&[Mode::ClassicalXx, Mode::ClassicalIk, Mode::Kk]));
 }
 
 /// Vector 1 of the libp2p draft for `Noise_XXhfs_25519+MLKEM768_ChaChaPoly_SHA256` (protocol

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::NodePlan;
+use crate::handshake::HandshakeArgs;
 use crate::output::Format;
 
 /// Messages that only the intended receiver can read, through anything that lies between.
@@ -174,6 +175,8 @@ pub(crate) struct Serve {
     /// Identity that proves who answers (default: the worker's name)
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub(crate) identity: Option<String>,
+    #[command(flatten)]
+    pub(crate) handshake: HandshakeArgs,
     /// Messages handled at the same time
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256), hide_short_help = true)]
     pub(crate) jobs: u16,
@@ -219,6 +222,8 @@ pub(crate) struct Message {
     /// Own identity in the channel (default: a fresh one that ends with the command)
     #[arg(long, value_name = "NAME")]
     pub(crate) identity: Option<String>,
+    #[command(flatten)]
+    pub(crate) handshake: HandshakeArgs,
     /// Longest time until the answer
     #[arg(long, env = "ONWARD_TIMEOUT", hide_env = true, default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
     pub(crate) deadline: Duration,
@@ -260,6 +265,11 @@ pub(crate) enum IdentityCommand {
     },
     /// Print the public history, which others need to know you by
     Export {
+        #[arg(default_value = "default")]
+        name: String,
+    },
+    /// Print what lets a peer know an identity's channel key beforehand, for 30 days
+    Introduce {
         #[arg(default_value = "default")]
         name: String,
     },

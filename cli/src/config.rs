@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{CliError, Code};
+use crate::handshake::HandshakeArgs;
 
 /// Everything a node listens on, exposes and allows.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, clap::Args)]
@@ -40,6 +41,9 @@ pub(crate) struct NodePlan {
     /// Identity of the channel listener (default: the node's name)
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub(crate) identity: Option<String>,
+    /// How channels are accepted.
+    #[command(flatten)]
+    pub(crate) handshake: HandshakeArgs,
     /// The node's name; on the command line it is the argument.
     #[arg(skip)]
     pub(crate) name: Option<String>,
@@ -86,16 +90,18 @@ impl NodePlan {
             trust_any: self.trust_any || file.trust_any,
             channel_expose: both(file.channel_expose, self.channel_expose),
             identity: self.identity.or(file.identity),
+            handshake: self.handshake.over(file.handshake),
             name: self.name.or(file.name),
         }
     }
 }
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "allow",
     "channel-expose",
     "channels",
     "expose",
+    "handshake",
     "hop",
     "identity",
     "listen",

@@ -11,6 +11,7 @@ mod control;
 mod demo;
 mod error;
 mod explain;
+mod handshake;
 mod output;
 mod program;
 mod running;

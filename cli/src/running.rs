@@ -47,7 +47,7 @@ impl Running {
         if let (Some(address), Some(trust)) = (&plan.channels, trust) {
             let identity: Identity = client::identity(state, &node, identity_name).await?;
             let listener = node
-                .accept_channels(address, &identity, trust)
+                .accept_channels_with(address, &identity, trust, &plan.handshake.options()?)
                 .map_err(|error| worker_failed(address, error))?;
             for worker in &plan.channel_expose {
                 listener.expose(worker).map_err(|error| worker_failed(worker, error))?;

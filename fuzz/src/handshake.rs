@@ -1,21 +1,44 @@
 //! F5: handshakes between two ends, with a stranger among them and the network in the input's hands.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use onward_channels::{
-    Established, FirstMessage, FrameType, HandshakeId, Initiator, Input, Listener, ListenerLimits, Mode,
-    Output, Responder, Session, Suite, Verdict,
-};
+use onward_channels::{Bases, Basis, Established, FirstMessage, FrameType, HandshakeId, Initiator, Input, Listener, ListenerLimits, Mode, Opening, Output, Psk, Responder, Session, Suite, Ticket, Tickets, Verdict};
+use onward_keys::SharedSecret;
 
 use crate::party::{Party, at};
+use crate::records::open_channel;
 
 /// Alice and Bob accept each other; Mallory, whom nobody accepts, plays along.
 static PARTIES: LazyLock<[Party; 3]> = LazyLock::new(|| [Party::new(), Party::new(), Party::new()]);
 
 /// Steps taken of one input; what follows them is ignored.
 const STEPS_MAX: usize = 48;
+
+/// By bits 0, 2 and 3 of the first byte; bit 1 is the suite.
+const MODES: [Mode; 8] = [
+    Mode::ClassicalXx,
+    Mode::HybridXx,
+    Mode::ClassicalXxPsk,
+    Mode::HybridXxPsk,
+    Mode::ClassicalIk,
+    Mode::HybridIk,
+    Mode::Kk,
+    Mode::Resumption,
+];
+
+/// The halves of the ticket of a channel that Alice and Bob had: hers, his, and what Mallory makes of its public name.
+static TICKETS: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| {
+    let [alice, bob, _] = &*PARTIES;
+    let [ours, theirs] = open_channel(alice, bob);
+    let now = at(Duration::ZERO);
+    let ours = ours.ticket(now, alice.identifier()).to_bytes().to_vec();
+    let mut forged = ours.clone();
+    // Behind three small numbers, the name of 9 bytes and the head of the secret.
+    forged[14] ^= 1;
+    [ours, theirs.ticket(now, bob.identifier()).to_bytes().to_vec(), forged]
+});
 
 /// Mode and suite, then steps: packets delivered as they are, changed, cut, made up or to somebody else, time that
 /// passes, a key service that fails. A channel is only ready at an end that was just given, unchanged, a packet its
@@ -24,7 +47,7 @@ pub fn f5_handshake(data: &[u8]) -> bool {
     let Some((terms, mut steps)) = data.split_first() else {
         return false;
     };
-    let mode = if terms & 1 == 0 { Mode::ClassicalXx } else { Mode::HybridXx };
+    let mode = MODES[usize::from(terms & 1 | terms >> 1 & 6)];
     let suite = if terms & 2 == 0 { Suite::ChaChaPoly } else { Suite::AesGcm };
     let mut network = Network::new(mode, suite);
     for _ in 0..STEPS_MAX {
@@ -69,16 +92,32 @@ struct Network {
 impl Network {
     fn new(mode: Mode, suite: Suite) -> Self {
         let [alice, bob, mallory] = &*PARTIES;
-        let begin = |party: &Party, seed: u8| {
+        // Mallory is of the same deployment and knows what is public.
+        let psk = Arc::new(Psk::new(SharedSecret::new(&[0x33; 32])));
+        let begin = |party: &Party, seed: u8, ticket: &[u8]| {
             let config = party.config(bob.identifier());
-            let to = Some(bob.identifier());
-            match Initiator::new(at(Duration::ZERO), config, mode, suite, to, [seed; 32]) {
+            let basis = match (mode.has_psk(), mode.has_two_messages()) {
+                (false, false) => Basis::Nothing,
+                (true, false) => Basis::Psk(Arc::clone(&psk)),
+                (false, true) => Basis::Introduction(bob.introduction()),
+                (true, true) => Basis::Ticket(Box::new(read(ticket))),
+            };
+            let opening = Opening { basis, ..Opening::new(mode, suite, Some(bob.identifier())) };
+            match Initiator::new(at(Duration::ZERO), config, opening, [seed; 32]) {
                 Ok(initiator) => initiator,
                 Err(error) => panic!("no handshake: {error}"),
             }
         };
         let limits = ListenerLimits { allowed: [(mode, suite)].into(), ..ListenerLimits::default() };
-        let listener = match Listener::new(bob.config(alice.identifier()), limits) {
+        let [ours, theirs, forged] = &*TICKETS;
+        let mut tickets = Tickets::new(1);
+        assert!(tickets.keep(at(Duration::ZERO), read(theirs)).is_empty());
+        let bases = Bases {
+            psks: vec![Arc::clone(&psk)],
+            introductions: vec![alice.introduction()],
+            tickets: Arc::new(Mutex::new(tickets)),
+        };
+        let listener = match Listener::new(bob.config_with(alice.identifier(), bases), limits) {
             Ok(listener) => listener,
             Err(error) => panic!("no listener: {error}"),
         };
@@ -86,8 +125,8 @@ impl Network {
             mono: Duration::ZERO,
             seed: 2,
             key_service_fails: false,
-            alice: begin(alice, 0),
-            mallory: begin(mallory, 1),
+            alice: begin(alice, 0, ours),
+            mallory: begin(mallory, 1, forged),
             listener,
             responders: BTreeMap::new(),
             sent: Vec::new(),
@@ -204,6 +243,8 @@ impl Network {
                 match output {
                     Output::Transmit(_, bytes) => self.sent.push((Place::Bob, bytes)),
                     Output::Agree { peer, .. } => responder.handle(now, agree(bob, peer)),
+                    Output::Spend(..) => {}
+                    Output::Find(_) => panic!("nobody asked to replace a channel"),
                     Output::Established(established) => {
                         assert!(self.was_sent(Place::Alice, packet), "Bob accepted what Alice did not send");
                         let Established { session, peer, .. } = *established;
@@ -226,6 +267,13 @@ impl Network {
 
     fn was_sent(&self, by: Place, packet: Option<&[u8]>) -> bool {
         self.sent.iter().any(|(maker, bytes)| *maker == by && Some(&bytes[..]) == packet)
+    }
+}
+
+fn read(ticket: &[u8]) -> Ticket {
+    match Ticket::from_bytes(ticket) {
+        Some(ticket) => ticket,
+        None => panic!("a ticket is read back"),
     }
 }
 

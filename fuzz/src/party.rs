@@ -8,7 +8,7 @@ use std::time::Duration;
 use onward_channels::identity::{
     Identifier, Identity, KnownHistories, Params, Purpose, Trust, channel_payload,
 };
-use onward_channels::{HandshakeConfig, Input, LocalIdentity, Now, Padding, Profile};
+use onward_channels::{Bases, HandshakeConfig, Input, LocalIdentity, Now, Padding, Profile};
 use onward_keys::{Backend, KeyUsage, PublicHalf, SoftwareVault, Vault as _};
 
 /// Seconds since the Unix epoch at the beginning of every input.
@@ -55,12 +55,23 @@ impl Party {
         done(self.vault.agree(self.local.static_key, peer)).map_or(Input::AgreementFailed, Input::Agreed)
     }
 
+    /// What others may know beforehand: the identity payload.
+    pub(crate) fn introduction(&self) -> Arc<[u8]> {
+        self.local.payload.as_slice().into()
+    }
+
     /// A configuration that accepts `peer` and nobody else.
     pub(crate) fn config(&self, peer: Identifier) -> Arc<HandshakeConfig> {
+        self.config_with(peer, Bases::default())
+    }
+
+    /// The same, with what handshakes may rest on.
+    pub(crate) fn config_with(&self, peer: Identifier, bases: Bases) -> Arc<HandshakeConfig> {
         Arc::new(HandshakeConfig {
             local: Arc::clone(&self.local),
             trust: Arc::new(Trust::pinned([peer])),
             known: Arc::new(RwLock::new(KnownHistories::new(4))),
+            bases,
             backend: Backend::Portable,
             app: Vec::new(),
             profile: Arc::new(Profile::live()),

@@ -4,10 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use onward_channels::{
-    Content, FirstMessage, FrameType, Initiator, Input, Listener, ListenerLimits, Mode, Output, Sequence,
-    Session, Suite, Verdict,
-};
+use onward_channels::{Content, Established, FirstMessage, FrameType, Initiator, Input, Listener, ListenerLimits, Mode, Opening, Output, Sequence, Session, Suite, Verdict};
 
 use crate::party::{Party, at};
 
@@ -109,7 +106,9 @@ impl Channel {
         let mut models = [Model::default(), Model::default()];
         // The CONFIRM of the responder.
         models[0].mark(Duration::ZERO, 0);
-        Self { mono: Duration::ZERO, ends: open_channel(), models, sent: Vec::new(), opened: 0 }
+        let [alice, bob] = &*PARTIES;
+        let ends = open_channel(alice, bob).map(|end| end.session);
+        Self { mono: Duration::ZERO, ends, models, sent: Vec::new(), opened: 0 }
     }
 
     fn seal(&mut self, from: usize, body: u8) {
@@ -182,12 +181,11 @@ fn back_from_newest(sent: &[Sent], back: usize) -> Option<&Sent> {
 }
 
 /// Both ends of a channel, the initiator's first.
-fn open_channel() -> [Session; 2] {
-    let [alice, bob] = &*PARTIES;
+pub(crate) fn open_channel(alice: &Party, bob: &Party) -> [Established; 2] {
     let now = at(Duration::ZERO);
     let (mode, suite) = (Mode::ClassicalXx, Suite::ChaChaPoly);
     let config = alice.config(bob.identifier());
-    let initiator = Initiator::new(now, config, mode, suite, None, [1; 32]);
+    let initiator = Initiator::new(now, config, Opening::new(mode, suite, None), [1; 32]);
     let limits = ListenerLimits { allowed: [(mode, suite)].into(), ..ListenerLimits::default() };
     let listener = Listener::new(bob.config(alice.identifier()), limits);
     let (Ok(mut initiator), Ok(mut listener)) = (initiator, listener) else {
@@ -209,9 +207,9 @@ fn open_channel() -> [Session; 2] {
                 Some(responder) => responder.handle(now, Input::Packet(&packet)),
             },
             Output::Agree { peer, .. } => initiator.handle(now, alice.agree(&peer)),
-            Output::Established(established) => sessions[0] = Some(established.session),
+            Output::Established(established) => sessions[0] = Some(*established),
             Output::Failed(failure) => panic!("no handshake: {failure}"),
-            Output::Wait { .. } => {}
+            Output::Find(_) | Output::Spend(..) | Output::Wait { .. } => {}
         }
         match responder.as_mut().map(|responder| responder.poll()) {
             Some(Output::Transmit(_, packet)) => initiator.handle(now, Input::Packet(&packet)),
@@ -220,9 +218,9 @@ fn open_channel() -> [Session; 2] {
                     responder.handle(now, bob.agree(&peer));
                 }
             }
-            Some(Output::Established(established)) => sessions[1] = Some(established.session),
+            Some(Output::Established(established)) => sessions[1] = Some(*established),
             Some(Output::Failed(failure)) => panic!("no handshake: {failure}"),
-            Some(Output::Wait { .. }) | None => {}
+            Some(Output::Find(_) | Output::Spend(..) | Output::Wait { .. }) | None => {}
         }
         sessions = match sessions {
             [Some(initiator), Some(responder)] => return [initiator, responder],

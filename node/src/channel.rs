@@ -233,7 +233,7 @@ impl Channels {
         vault: Arc<dyn Vault>,
         known: KnownHistories,
         limits: ChannelLimits,
-        state: Option<Arc<StateDir>>,
+        state: Option<&Arc<StateDir>>,
     ) -> Result<Arc<Self>, NodeError> {
         let tickets = TicketStore::open(now(&router), state, limits.tickets)?;
         Ok(Arc::new(Self {

@@ -45,6 +45,16 @@ pub enum NodeError {
     #[cfg(feature = "channels")]
     #[error("no ticket to resume a channel to {0}")]
     NoTicket(onward_channels::identity::Identifier),
+    /// A file with a pre-shared key cannot be used.
+    #[cfg(feature = "channels")]
+    #[error("pre-shared key in `{path}`")]
+    Psk {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The state directory cannot be used.
     #[error("state directory: {action} `{path}`")]
     State {

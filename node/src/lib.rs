@@ -18,6 +18,8 @@ mod limits;
 mod line;
 mod node;
 #[cfg(feature = "channels")]
+mod psk;
+#[cfg(feature = "channels")]
 mod secure;
 mod state;
 #[cfg(feature = "channels")]
@@ -32,7 +34,7 @@ pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHi
 #[cfg(feature = "channels")]
 pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite};
 #[cfg(feature = "channels")]
-pub use onward_keys::{Backend, KeyError, SharedSecret, SoftwareVault, Vault};
+pub use onward_keys::{Backend, KeyError, SoftwareVault, Vault};
 
 pub use error::NodeError;
 #[cfg(feature = "channels")]
@@ -45,4 +47,6 @@ pub use node::{Connection, Listener, ListenerInfo, Node, NodeBuilder, NodeRoute,
 pub use onward_transports::MemoryNetwork;
 pub use onward_transports::{StreamLimits, TransportError};
 pub use onward_workers::Limits as WorkerLimits;
+#[cfg(feature = "channels")]
+pub use psk::read_psk;
 pub use state::StateDir;

@@ -94,7 +94,7 @@ impl NodeBuilder {
                 vault,
                 known,
                 self.limits.channels.clone(),
-                state.clone(),
+                state.as_ref(),
             )?;
             tasks.spawn(Arc::clone(&channels).run());
             channels

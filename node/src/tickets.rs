@@ -1,11 +1,11 @@
 //! The tickets of a node, by which ended channels can be resumed: in memory, and in the state directory if there is one.
 //!
-//! A ticket is erased before it is used, on disk before in deed: a crash loses tickets, it never brings one back. Their
+//! A ticket is erased before it is used: a crash loses tickets, it never brings one back. Their
 //! files are as private as the keys of the software vault beside them, and like those not encrypted.
 //!
 //! Specification: docs/protocol.md §3.7.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use onward_channels::identity::Identifier;
 use onward_channels::{Now, Role, Ticket, Tickets};
@@ -16,18 +16,20 @@ use crate::state::StateDir;
 /// All tickets of a node.
 pub(crate) struct TicketStore {
     held: Arc<Mutex<Tickets>>,
-    state: Option<Arc<StateDir>>,
+    /// Not kept open from here: the handle of a channel may outlive the node, whose directory is then another's.
+    state: Option<Weak<StateDir>>,
 }
 
 impl TicketStore {
     /// Reads what was stored; what has ended or cannot be read is erased.
     pub(crate) fn open(
         now: Now,
-        state: Option<Arc<StateDir>>,
+        state: Option<&Arc<StateDir>>,
         tickets_max: usize,
     ) -> Result<Self, NodeError> {
-        let store = Self { held: Arc::new(Mutex::new(Tickets::new(tickets_max))), state };
-        let Some(state) = &store.state else { return Ok(store) };
+        let held = Arc::new(Mutex::new(Tickets::new(tickets_max)));
+        let store = Self { held, state: state.map(Arc::downgrade) };
+        let Some(state) = state else { return Ok(store) };
         for name in state.list(FOLDER)? {
             let path = format!("{FOLDER}/{name}");
             let bytes = zeroize::Zeroizing::new(state.read(&path)?.unwrap_or_default());
@@ -46,7 +48,7 @@ impl TicketStore {
 
     /// Keeps a ticket. One that cannot be stored lasts as long as the node.
     pub(crate) fn keep(&self, now: Now, ticket: Ticket) {
-        if let Some(state) = &self.state
+        if let Some(state) = self.state.as_ref().and_then(Weak::upgrade)
             && let Err(error) = state.write(&file(ticket.role(), ticket.id()), &ticket.to_bytes())
         {
             tracing::warn!(%error, "a ticket was not stored");
@@ -63,9 +65,12 @@ impl TicketStore {
     /// Erases a ticket that is about to be used.
     ///
     /// # Errors
-    /// [`NodeError::State`]: it may still be there, so it must not be used.
+    /// [`NodeError::State`], or [`NodeError::Misuse`] once the node has ended: it may still be there, so it must not be
+    /// used.
     pub(crate) fn erase(&self, role: Role, id: [u8; 8]) -> Result<(), NodeError> {
-        self.state.as_ref().map_or(Ok(()), |state| state.remove(&file(role, id)))
+        let Some(state) = &self.state else { return Ok(()) };
+        let state = state.upgrade().ok_or(NodeError::Misuse("the node has ended"))?;
+        state.remove(&file(role, id))
     }
 
     fn erase_all(&self, tickets: Vec<Ticket>) {

@@ -167,7 +167,8 @@ fn psk_place(mode: Mode) -> Option<u8> {
     }
 }
 
-fn protocol_name(mode: Mode, suite: Suite) -> String {
+/// The name that is hashed.
+pub(crate) fn protocol_name(mode: Mode, suite: Suite) -> String {
     let handshake = match mode {
         Mode::HybridXx => "XXhfs_25519+MLKEM768",
         Mode::ClassicalXx => "XX_25519",

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::args::IdentityCommand;
 use crate::client;
 use crate::error::{CliError, Code};
+use crate::handshake::introduction_text;
 use crate::output::{Output, Table};
 use crate::state::{State, checked_name};
 
@@ -30,6 +31,13 @@ pub(crate) async fn run(state: &State, command: IdentityCommand, output: Output)
         IdentityCommand::Export { name } => {
             let (identifier, history) = public(state, &name)?;
             output.object(&history, json!({ "name": name, "identifier": identifier, "history": history }))
+        }
+        IdentityCommand::Introduce { name } => {
+            let (identifier, _) = public(state, &name)?;
+            let node = client::start_node("identity", Some(state.identity_dir(&name)?)).await?;
+            let identity = client::identity(state, &node, &name).await?;
+            let text = introduction_text(&identity.introduction());
+            output.object(&text, json!({ "name": name, "identifier": identifier, "introduction": text }))
         }
         IdentityCommand::Rotate { name } => {
             public(state, &name)?;

@@ -138,7 +138,9 @@ async fn prepare(state: &State, message: &Message) -> Result<Ready, CliError> {
             .await
             .map_err(|error| CliError::node(Code::Identity, "no identity could be made", error))?,
     };
-    let channel = node.open_channel(&identity, listener, Peer::Identity(peer)).await.map_err(|error| {
+    let options = message.handshake.options()?;
+    let channel = node.open_channel_with(&identity, listener, Peer::Identity(peer), options).await;
+    let channel = channel.map_err(|error| {
         CliError::node(Code::Channel, format!("no channel could be opened along `{shown}`"), error)
     })?;
     let inner = channel.route_to(&worker).map_err(|error| {

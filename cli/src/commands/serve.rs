@@ -50,6 +50,7 @@ async fn on_own_node(
         trust: serve.trust.clone(),
         trust_any: serve.trust_any,
         identity: serve.identity.clone(),
+        handshake: serve.handshake.clone(),
         ..NodePlan::default()
     };
     let mut running = Running::start(state, &serve.name, &plan).await?;
@@ -85,7 +86,8 @@ async fn on_running_node(
     let identity: Identity = client::identity(state, &node, identity_name).await?;
     let failed =
         |error| CliError::node(Code::AttachRefused, format!("`{}` cannot be served", serve.name), error);
-    let channels = node.accept_channels(&serve.channels, &identity, trust).map_err(failed)?;
+    let options = serve.handshake.options()?;
+    let channels = node.accept_channels_with(&serve.channels, &identity, trust, &options).map_err(failed)?;
     channels.expose(&serve.name).map_err(failed)?;
     let service = Service::start(&node, &serve.name, handler, serve.jobs)?;
     control.connection.expose(&serve.channels).map_err(failed)?;

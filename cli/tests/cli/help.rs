@@ -51,7 +51,7 @@ fn every_command_has_one_screen_of_help_and_a_manual_page() {
     };
     has("node", &["start", "stop", "ls"]);
     has("route", &["add", "rm", "ls", "explain"]);
-    has("identity", &["create", "show", "export", "rotate"]);
+    has("identity", &["create", "show", "export", "introduce", "rotate"]);
     has("peer", &["add", "rm", "ls"]);
     has("demo", &["chain"]);
 }

@@ -1,5 +1,6 @@
 //! Served programs, asked directly, through hops and channels, and through a running node.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Home, eventually, text};
@@ -55,6 +56,36 @@ fn only_trusted_peers_may_ask() {
     let unnamed = [&strs(&line)[..], &["--deadline", "2s"]].concat();
     let done = there.run(&unnamed);
     assert!([69, 75].contains(&done.code), "{done:?}");
+}
+
+#[test]
+fn a_pre_shared_key_comes_from_a_private_file() {
+    let (here, there) = (Home::new(), Home::new());
+    let ours = here.file("psk", &"5a".repeat(32));
+    let words = ["serve", "echo", "--echo", "--listen", ANY, "--trust-any", "--psk-file", &ours];
+    let open_to_others = here.run(&words);
+    assert!(open_to_others.code != 0 && open_to_others.stderr.contains("others than its owner"));
+    std::fs::set_permissions(&ours, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (_service, said) = here.start(&words);
+    let line = ask_line(&said);
+    let with = |psk: &str| there.run(&[&strs(&line)[..], &["--psk-file", psk, "--deadline", "5s"]].concat());
+    assert_eq!(with(&ours).ok(), "hello");
+    let without = there.run(&[&strs(&line)[..], &["--deadline", "1s"]].concat());
+    without.fails("E0404", 75);
+}
+
+#[test]
+fn whoever_has_an_introduction_needs_two_messages() {
+    let (here, there) = (Home::new(), Home::new());
+    here.run(&["identity", "create", "echo"]).ok();
+    let introduction = there.file("echo.intro", &here.run(&["identity", "introduce", "echo"]).ok());
+    let words = ["serve", "echo", "--echo", "--listen", ANY, "--trust-any", "--handshake", "hybrid-ik"];
+    let (_service, said) = here.start(&words);
+    let line = ask_line(&said);
+    let known = ["--handshake", "hybrid-ik", "--introduction", &introduction];
+    assert_eq!(there.run(&[&strs(&line)[..], &known].concat()).ok(), "hello");
+    let done = there.run(&[&strs(&line)[..], &known[..2]].concat());
+    assert_ne!(done.code, 0, "{done:?}");
 }
 
 #[test]
