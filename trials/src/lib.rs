@@ -1,0 +1,29 @@
+//! What tests need to claim a figure and to prove it: [`Row`], [`size`], [`Ledger`], [`Process`].
+//!
+//! Only tests depend on this crate. It knows nothing of the product: a number here means what the test
+//! that counted it says. Nothing here waits or retries, and a figure that is not met always fails.
+
+mod ledger;
+mod process;
+mod row;
+mod sample;
+
+pub use ledger::{Entry, Event, Id, Ledger, Verdict};
+pub use process::Process;
+pub use row::Row;
+pub use sample::Sample;
+
+/// The environment variable that asks for trials of the full size: `ONWARD_TRIALS=full`.
+pub const SIZE_VARIABLE: &str = "ONWARD_TRIALS";
+
+/// Whether trials of the full size are asked for.
+#[must_use]
+pub fn is_full() -> bool {
+    std::env::var_os(SIZE_VARIABLE).is_some_and(|value| value == "full")
+}
+
+/// How much of something a trial does: `ci` with every test run, `full` when that is asked for.
+#[must_use]
+pub fn size(ci: usize, full: usize) -> usize {
+    if is_full() { full } else { ci }
+}
