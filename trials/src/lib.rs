@@ -3,6 +3,8 @@
 //! Only tests depend on this crate. It knows nothing of the product: a number here means what the test
 //! that counted it says. Nothing here waits or retries, and a figure that is not met always fails.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 mod ledger;
 mod process;
 mod row;
@@ -26,4 +28,19 @@ pub fn is_full() -> bool {
 #[must_use]
 pub fn size(ci: usize, full: usize) -> usize {
     if is_full() { full } else { ci }
+}
+
+/// Held by a trial that measures its own process: as long as it is, no other in this process runs that
+/// asked for one too.
+#[derive(Debug)]
+pub struct Alone {
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Waits until no other trial of this process measures it.
+#[must_use]
+pub fn alone() -> Alone {
+    static TURN: Mutex<()> = Mutex::new(());
+    // One that failed has still ended.
+    Alone { _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) }
 }
