@@ -29,11 +29,11 @@ pub use onward_node::{
     ShutdownReport, StateDir, StreamLimits, TransportError, WorkerLimits,
 };
 pub use onward_routing::{
-    Address, AddressError, DialRule, ErrorCode, FlowId, Kind, LinkFaults, Message, Route, RouteError,
-    RouteRef,
+    Address, AddressError, DialRule, ErrorCode, FlowId, FlowKind, Kind, LinkFaults, Message, Route,
+    RouteError, RouteRef,
 };
 pub use onward_workers::{
-    AskError, Context, Counters, Echo, EndReason, Ended, Failure, FnWorker, Hop, NoReply, Payload,
-    PayloadError, Raw, Relay, Reply, Restart, Router, SendError, Serde, StartError, Strategy, Supervisor,
-    SupervisorHandle, Worker, WorkerHandle,
+    AskError, Blocked, Charge, Context, Counters, Echo, EndReason, Ended, Failure, FnWorker, Hop, Ingress,
+    Next, NoReply, Payload, PayloadError, Raw, Relay, Reply, Restart, Room, Router, SendError, Serde,
+    StartError, Step, Strategy, Supervisor, SupervisorHandle, Worker, WorkerHandle,
 };
