@@ -21,19 +21,19 @@ pub use onward_node::MemoryNetwork;
 #[cfg(feature = "channels")]
 pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
-    IdentityError, Introduction, KeyError, ListenerLimits, Mode, Padding, Peer, Profile, Psk, SharedSecret,
-    SoftwareVault, Suite, Trust, Vault, VerifiedHistory, read_psk,
+    IdentityError, Introduction, KeyError, ListenerLimits, Mode, Padding, Peer, Profile, Psk, SoftwareVault,
+    Suite, Trust, Vault, VerifiedHistory, read_psk,
 };
 pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,
     ShutdownReport, StateDir, StreamLimits, TransportError, WorkerLimits,
 };
 pub use onward_routing::{
-    Address, AddressError, DialRule, ErrorCode, FlowId, Kind, LinkFaults, Message, Route, RouteError,
-    RouteRef,
+    Address, AddressError, DialRule, ErrorCode, FlowId, FlowKind, Kind, LinkFaults, Message, Route,
+    RouteError, RouteRef,
 };
 pub use onward_workers::{
-    AskError, Context, Counters, Echo, EndReason, Ended, Failure, FnWorker, Hop, NoReply, Payload,
-    PayloadError, Raw, Relay, Reply, Restart, Router, SendError, Serde, StartError, Strategy, Supervisor,
-    SupervisorHandle, Worker, WorkerHandle,
+    AskError, Blocked, Charge, Context, Counters, Echo, EndReason, Ended, Failure, FnWorker, Hop, Ingress,
+    Next, NoReply, Payload, PayloadError, Raw, Relay, Reply, Restart, Room, Router, SendError, Serde,
+    StartError, Step, Strategy, Supervisor, SupervisorHandle, Worker, WorkerHandle,
 };

@@ -22,7 +22,7 @@ pub(crate) struct Running {
     pub(crate) listeners: Arc<Vec<Listener>>,
     pub(crate) identifier: Option<Identifier>,
     stop: watch::Receiver<Option<Duration>>,
-    signals: Termination,
+    pub(crate) signals: Termination,
     _lock: NodeLock,
 }
 
@@ -92,20 +92,14 @@ impl Running {
     }
 }
 
-/// Waits for SIGTERM or Ctrl-C.
-pub(crate) async fn termination() -> Result<(), CliError> {
-    Termination::new()?.received().await;
-    Ok(())
-}
-
 /// SIGTERM and Ctrl-C, from the moment it is made: a signal that comes before anybody waits counts.
-struct Termination {
+pub(crate) struct Termination {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Termination {
-    fn new() -> Result<Self, CliError> {
+    pub(crate) fn new() -> Result<Self, CliError> {
         let failed = |error| CliError::new(Code::Internal, "signals cannot be received").because(error);
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(failed)?,
@@ -113,10 +107,18 @@ impl Termination {
         })
     }
 
-    async fn received(&mut self) {
+    pub(crate) async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Lets `finishing` come to its end unless another signal says that nobody will wait for it.
+    pub(crate) async fn unless_again<T>(&mut self, finishing: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = finishing => Some(done),
+            () = self.received() => None,
         }
     }
 }

@@ -425,7 +425,7 @@ impl Channels {
         let now = now(&self.router);
         if established.session.sealer.seal_close(now, CloseCode::Normal, &mut record).is_ok() {
             let ret = Route::from(Address::random(session.id));
-            let message = Message::with_body(onward.as_ref(), ret.as_ref(), record.into());
+            let message = Message::with_body(onward.as_ref(), ret.as_ref(), &record.into());
             if let Err(error) = self.router.try_send(message) {
                 tracing::debug!(%error, "a session that is not taken was not closed");
             }

@@ -100,6 +100,11 @@ impl Limits {
                 "connections from one address",
             ),
             row("streams.connections", streams.connections.to_string(), "connections of one listener"),
+            row(
+                "streams.half_open",
+                streams.half_open.to_string(),
+                "connections of one listener before their preface",
+            ),
             row("streams.send", bytes(streams.send_bytes), "bytes waiting to be sent on one connection"),
             row(
                 "streams.unfinished",

@@ -209,6 +209,11 @@ impl Egress {
         }
     }
 
+    /// Whether the connection has not come up yet, or is down.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.state().mode, Mode::Waiting | Mode::Unreachable)
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         matches!(self.state().mode, Mode::Draining | Mode::Closed)
     }

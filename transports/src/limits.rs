@@ -23,6 +23,9 @@ pub struct StreamLimits {
     pub connections_per_ip: usize,
     /// Connections of one listener at once, by default 4,096; accepting pauses there.
     pub connections: usize,
+    /// Accepted connections of one listener whose preface has not come, by default 1,024; one more ends
+    /// the oldest of them.
+    pub half_open: usize,
     /// Bytes that wait to be sent on one connection, by default 256 KiB; a larger frame enters an
     /// empty queue.
     pub send_bytes: usize,
@@ -52,6 +55,7 @@ impl Default for StreamLimits {
             keepalive: Duration::from_secs(40),
             connections_per_ip: 64,
             connections: 4096,
+            half_open: 1024,
             send_bytes: 256 * 1024,
             unfinished_bytes: 48 * 1024 * 1024,
             connect: Duration::from_secs(5),

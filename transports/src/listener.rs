@@ -5,7 +5,7 @@
 //!
 //! Specification: docs/protocol.md §2.1.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use onward_routing::{FlowId, FlowKind};
 use onward_workers::{Ingress, Router};
 use tokio::sync::oneshot;
-use tokio::task::{Id, JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::egress::{Egress, Registration};
@@ -72,6 +72,7 @@ impl Listener {
             tasks: JoinSet::new(),
             accepted: HashMap::new(),
             per_ip: HashMap::new(),
+            half_open: VecDeque::new(),
         };
         let task = tokio::spawn(accepting.run(acceptor, closed));
         Self { local, flow, router: Arc::clone(router), close: Mutex::new(Some((close, task))) }
@@ -128,6 +129,8 @@ struct Accepting {
     tasks: JoinSet<()>,
     accepted: HashMap<Id, (Arc<Egress>, Option<IpAddr>)>,
     per_ip: HashMap<IpAddr, usize>,
+    /// Connections in the order they came, until it is noticed that their preface has come or they ended.
+    half_open: VecDeque<(Arc<Egress>, AbortHandle)>,
 }
 
 impl Accepting {
@@ -184,8 +187,25 @@ impl Accepting {
             };
         let egress = Arc::clone(&registration.egress);
         let task = serve(halves, Arc::clone(&self.router), registration, Arc::clone(&self.streams));
-        let id = self.tasks.spawn(task).id();
-        self.accepted.insert(id, (egress, from));
+        let task = self.tasks.spawn(task);
+        self.accepted.insert(task.id(), (Arc::clone(&egress), from));
+        self.half_open.push_back((egress, task));
+        self.bound_half_open();
+    }
+
+    /// Ends the oldest half-open connection when there are too many, so that those who say nothing keep
+    /// nobody out who does.
+    fn bound_half_open(&mut self) {
+        let half_open_max = self.streams.limits.half_open;
+        if self.half_open.len() > half_open_max {
+            self.half_open.retain(|(egress, task)| egress.is_waiting() && !task.is_finished());
+        }
+        if self.half_open.len() > half_open_max
+            && let Some((egress, task)) = self.half_open.pop_front()
+        {
+            tracing::debug!(connection = %egress.address, "too many half-open connections");
+            task.abort();
+        }
     }
 
     fn forget(&mut self, id: Id) {

@@ -1,9 +1,10 @@
-//! Tasks of the project: `cargo xtask test`, `bench`, `peers`, `fuzz` and `ci`.
+//! Tasks of the project: `cargo xtask test`, `bench`, `peers`, `chaos`, `fuzz` and `ci`.
 //!
 //! Each task is a module that runs other programs and reports what they said. No task knows
 //! anything about messages or keys, and none changes a tracked file.
 
 mod bench;
+mod chaos;
 mod check;
 mod fuzz;
 mod peers;
@@ -37,6 +38,8 @@ enum Task {
         /// Groups of figures, such as `local` or `channel`; all of them when none is named.
         groups: Vec<String>,
     },
+    /// Measure the rows of the list of claims: `chaos`, `chaos A12 R13`, `chaos R14 --full`.
+    Chaos(chaos::Arguments),
     /// Fuzz each target, or the one named: `fuzz 60s`, `fuzz 10m f1_stream`, `fuzz --runs 100000`.
     Fuzz(fuzz::Arguments),
     /// Check the format, the lints and the dependencies, then run every test.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Bench { groups } => bench::run(&groups).map(|()| ExitCode::SUCCESS),
         Task::Peers { groups } => peers::run(&groups).map(|()| ExitCode::SUCCESS),
+        Task::Chaos(arguments) => chaos::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Ci => check::run(),
     };

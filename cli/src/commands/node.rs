@@ -55,9 +55,12 @@ async fn start(state: &State, start: NodeStart, output: Output) -> Result<(), Cl
     )?;
     let drain = running.until_stopped(start.drain).await?;
     output.say(&format!("node `{name}` finishes what it has in hand, {drain:?} at most"));
-    let report = running.node.shutdown(drain).await;
-    let onward::ShutdownReport { drained, cut_off } = report;
-    output.say(&format!("node `{name}` stopped: {drained} workers finished, {cut_off} were cut off"));
+    match running.signals.unless_again(running.node.shutdown(drain)).await {
+        Some(onward::ShutdownReport { drained, cut_off }) => {
+            output.say(&format!("node `{name}` stopped: {drained} workers finished, {cut_off} were cut off"));
+        }
+        None => output.say(&format!("node `{name}` stopped at once, as a second signal asked")),
+    }
     Ok(())
 }
 

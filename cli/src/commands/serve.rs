@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use onward::Identity;
+use onward::{Identity, Node};
 use serde_json::json;
 
 use crate::args::Serve;
@@ -12,7 +12,7 @@ use crate::control::{Answer, ControlClient, Request};
 use crate::error::{CliError, Code};
 use crate::output::Output;
 use crate::program::{Handler, Service, Work};
-use crate::running::{Running, termination};
+use crate::running::{Running, Termination};
 use crate::state::{State, checked_name};
 
 /// How often a served program makes sure that its node still knows it.
@@ -59,9 +59,8 @@ async fn on_own_node(
     let endpoints = running.endpoints();
     announce(serve, &identifier, endpoints.first().map_or("", String::as_str), &[], output)?;
     let drain = running.until_stopped(serve.drain).await?;
-    let work = finish(service, drain, output).await;
-    running.node.shutdown(FLUSH).await;
-    report(&serve.name, work, output);
+    let finishing = finish(service, &running.node, drain, output);
+    report(&serve.name, running.signals.unless_again(finishing).await, output);
     Ok(())
 }
 
@@ -103,17 +102,19 @@ async fn on_running_node(
     };
     let endpoint = listeners.first().map_or("", String::as_str);
     announce(serve, &identity.identifier().to_string(), endpoint, &[&serve.name], output)?;
+    let mut signals = Termination::new()?;
     tokio::select! {
-        stopped = termination() => stopped?,
+        () = signals.received() => {}
         () = stay_attached(&control, &serve.name) => {}
     }
-    // No new messages first: what is in hand can then be finished.
-    if let Err(error) = control.ask(Request::Detach(serve.name.clone())).await {
-        tracing::debug!(%error, "the node was gone already");
-    }
-    let work = finish(service, serve.drain, output).await;
-    node.shutdown(FLUSH).await;
-    report(&serve.name, work, output);
+    let finishing = async {
+        // No new messages first: what is in hand can then be finished.
+        if let Err(error) = control.ask(Request::Detach(serve.name.clone())).await {
+            tracing::debug!(%error, "the node was gone already");
+        }
+        finish(service, &node, serve.drain, output).await
+    };
+    report(&serve.name, signals.unless_again(finishing).await, output);
     Ok(())
 }
 
@@ -159,12 +160,17 @@ fn announce(
     )
 }
 
-async fn finish(service: Service, drain: Duration, output: Output) -> Work {
+async fn finish(service: Service, node: &Node, drain: Duration, output: Output) -> Work {
     output.say(&format!("finishing what is in hand, {drain:?} at most"));
-    service.drain(drain).await
+    let work = service.drain(drain).await;
+    node.shutdown(FLUSH).await;
+    work
 }
 
-fn report(name: &str, work: Work, output: Output) {
-    let Work { answered, failed, abandoned } = work;
+/// Says what was done, unless a second signal has cut that short.
+fn report(name: &str, work: Option<Work>, output: Output) {
+    let Some(Work { answered, failed, abandoned }) = work else {
+        return output.say(&format!("`{name}` stopped at once, as a second signal asked"));
+    };
     output.say(&format!("`{name}` stopped: {answered} answered, {failed} failed, {abandoned} abandoned"));
 }

@@ -9,3 +9,4 @@ mod help;
 mod node;
 mod output;
 mod serve;
+mod trials;

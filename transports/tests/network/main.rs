@@ -6,6 +6,7 @@ mod memory;
 mod outgoing;
 mod reach;
 mod tcp;
+mod trials;
 mod unix;
 
 use std::sync::Arc;

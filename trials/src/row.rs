@@ -1,0 +1,100 @@
+//! A row of the list of claims: prints each figure beside what is required of it, and fails when it
+//! is not met.
+
+use serde::Serialize;
+use serde_json::json;
+
+/// A claim such as `A12`, under which a test reports what it measured.
+///
+/// Each figure is one line of JSON on standard output, with the unit in its name:
+/// `{"figure":"handshake p99 ms","met":true,"required":"<= 250","row":"A01","value":31.5}`.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    id: &'static str,
+}
+
+impl Row {
+    /// The row of this name.
+    ///
+    /// # Panics
+    /// When the name is not a capital letter followed by digits.
+    #[must_use]
+    #[track_caller]
+    pub fn new(id: &'static str) -> Self {
+        let digits = id.trim_start_matches(|letter: char| letter.is_ascii_uppercase());
+        let is_name = id.len() == digits.len() + 1
+            && !digits.is_empty()
+            && digits.bytes().all(|digit| digit.is_ascii_digit());
+        assert!(is_name, "{id:?} is no name of a row");
+        Self { id }
+    }
+
+    /// Reports a figure that must be `required` or less.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[track_caller]
+    pub fn at_most<T: PartialOrd + Serialize>(&self, figure: &str, value: T, required: T) {
+        self.report(figure, &value, "<=", &required, value <= required);
+    }
+
+    /// Reports a figure that must be `required` or more.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[track_caller]
+    pub fn at_least<T: PartialOrd + Serialize>(&self, figure: &str, value: T, required: T) {
+        self.report(figure, &value, ">=", &required, value >= required);
+    }
+
+    /// Reports a figure that must be `required` exactly.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[track_caller]
+    pub fn exactly<T: PartialEq + Serialize>(&self, figure: &str, value: T, required: T) {
+        self.report(figure, &value, "=", &required, value == required);
+    }
+
+    #[track_caller]
+    fn report<T: Serialize>(&self, figure: &str, value: &T, relation: &str, required: &T, met: bool) {
+        let required = format!("{relation} {}", json!(required));
+        let line =
+            json!({"row": self.id, "figure": figure, "value": value, "required": required, "met": met});
+        println!("{line}");
+        assert!(met, "{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fails(claim: impl FnOnce(Row) + std::panic::UnwindSafe) -> bool {
+        std::panic::catch_unwind(|| claim(Row::new("A01"))).is_err()
+    }
+
+    #[test]
+    fn figures_that_are_met_pass_and_others_fail() {
+        let row = Row::new("R13");
+        row.at_most("restart p99 ms", 10.0, 10.0);
+        row.at_least("delivered", 10, 9);
+        row.exactly("lost", 0, 0);
+        assert!(fails(|row| row.at_most("x", 11, 10)));
+        assert!(fails(|row| row.at_least("x", 9, 10)));
+        assert!(fails(|row| row.exactly("x", 1, 0)));
+    }
+
+    #[test]
+    fn what_was_not_a_number_is_not_met() {
+        assert!(fails(|row| row.at_most("x", f64::NAN, 10.0)));
+        assert!(fails(|row| row.at_least("x", f64::NAN, 10.0)));
+    }
+
+    #[test]
+    fn a_row_is_named_by_a_letter_and_a_number() {
+        for name in ["", "A", "12", "a12", "AB1", "A1x", "A-1"] {
+            assert!(std::panic::catch_unwind(|| Row::new(name)).is_err(), "{name:?}");
+        }
+    }
+}
