@@ -104,7 +104,7 @@ pub enum Output {
 }
 
 /// Where an [`Output::Transmit`] goes.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum To {
     /// Along the configured route to the listener: an initiator's first message.
     Listener,
@@ -136,7 +136,7 @@ impl fmt::Debug for Input<'_> {
 }
 
 /// The fields that all messages of one handshake repeat and that its prologue binds.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Terms {
     pub(crate) mode: Mode,
     pub(crate) suite: Suite,
@@ -162,7 +162,7 @@ impl Terms {
 }
 
 /// Records kept until the channel is ready: at most [`Early::RECORDS_MAX`] and [`Early::BYTES_MAX`].
-#[derive(Default, Hash)]
+#[derive(Default)]
 struct Early {
     records: Vec<Vec<u8>>,
     bytes: usize,

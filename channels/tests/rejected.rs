@@ -9,6 +9,7 @@
 mod harness;
 
 use std::alloc::System;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use onward_channels::{FirstMessage, Input, Listener, Mode, Now, Output, Session, Suite, Verdict};
 use onward_trials::{Row, size};
@@ -71,6 +72,13 @@ enum Step {
     Try,
     /// Tell its state.
     Hash,
+}
+
+/// The hash of what a handshake shows of itself: its state, and until when it waits.
+fn hash(shown: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    shown.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Any bytes at all, or `packet` changed, cut or extended; never `packet` itself.
@@ -218,7 +226,7 @@ fn handshakes(count: usize, dice: &mut Dice) {
     let at_initiator = |initiator: &mut onward_channels::Initiator, dice: &mut Dice| {
         initiator.handle(NOW, Input::Packet(&far));
         outcome(count / 3, &mut |step| match step {
-            Step::Hash => Some(initiator.state_hash()),
+            Step::Hash => Some(hash(&format!("{initiator:?} {:?}", initiator.poll()))),
             Step::Try => {
                 initiator.handle(NOW, Input::Packet(&bad(dice, true)));
                 match initiator.poll() {
@@ -233,7 +241,7 @@ fn handshakes(count: usize, dice: &mut Dice) {
     pair.drain_responders();
     let responder = pair.responders.values_mut().next().unwrap();
     let at_responder = outcome(count / 3, &mut |step| match step {
-        Step::Hash => Some(responder.state_hash()),
+        Step::Hash => Some(hash(&format!("{responder:?} {:?}", responder.poll()))),
         Step::Try => {
             responder.handle(NOW, Input::Packet(&bad(dice, false)));
             match responder.poll() {

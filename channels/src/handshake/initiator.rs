@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +56,6 @@ enum State {
 }
 
 /// A packet that is sent again until something comes back.
-#[derive(Hash)]
 struct Sent {
     to: To,
     packet: Vec<u8>,
@@ -145,23 +143,6 @@ impl Initiator {
     /// What to do next; after every [`Self::handle`] poll until [`Output::Wait`] or the end.
     pub fn poll(&mut self) -> Output {
         self.outputs.pop_front().unwrap_or_else(|| Output::Wait { until: self.next_time() })
-    }
-
-    /// A hash of the state and of what waits in it, for tests: a packet that is dropped must leave it as it was.
-    #[must_use]
-    pub fn state_hash(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (std::mem::discriminant(&self.state), self.outputs.len()).hash(&mut hasher);
-        match &self.state {
-            State::Sent1 { terms, sent, retries, .. } => (terms, sent, retries).hash(&mut hasher),
-            State::Agreeing { terms, until, .. } => (terms, until).hash(&mut hasher),
-            State::Sent3 { sent, session, early, .. } => {
-                (sent, session.opener.state_hash(), early).hash(&mut hasher);
-            }
-            State::Restarting { at } => at.hash(&mut hasher),
-            State::Over => {}
-        }
-        hasher.finish()
     }
 
     /// Sends a first message with a fresh hsid and fresh keys.

@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,19 +103,6 @@ impl Responder {
     /// What to do next; after every [`Self::handle`] poll until [`Output::Wait`] or the end.
     pub fn poll(&mut self) -> Output {
         self.outputs.pop_front().unwrap_or_else(|| Output::Wait { until: self.next_time() })
-    }
-
-    /// A hash of the state and of what waits in it, for tests: a packet that is dropped must leave it as it was.
-    #[must_use]
-    pub fn state_hash(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (std::mem::discriminant(&self.state), self.outputs.len(), &self.terms).hash(&mut hasher);
-        match &self.state {
-            State::Agreeing { until, .. } => until.hash(&mut hasher),
-            State::Sent2 { sent, resent, early, .. } => (sent, resent, early).hash(&mut hasher),
-            State::Over => {}
-        }
-        hasher.finish()
     }
 
     fn receive_agreement(&mut self, now: Now, secret: SharedSecret) {

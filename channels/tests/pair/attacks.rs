@@ -197,6 +197,17 @@ fn a13_every_message_is_delivered_once_in_whatever_order() {
 }
 
 #[test]
+fn a15_after_the_last_number_another_channel_is_there_within_a_second() {
+    let mut pair = Pair::new(Mode::HybridXx, Suite::ChaChaPoly, 15);
+    #[expect(clippy::disallowed_methods, reason = "what it takes is what is measured")]
+    let began = Instant::now();
+    pair.run();
+    let took = began.elapsed().as_secs_f64();
+    assert!(pair.initiator_end.unwrap().is_ok());
+    Row::new("A15").at_most("seconds to another channel", took, 1.0);
+}
+
+#[test]
 fn a16_what_failed_to_open_is_zeros() {
     let row = Row::new("A16");
     let forgeries = size(20_000, 100_000);
