@@ -8,6 +8,7 @@ use onward::{
     AskError, ChannelOptions, Echo, ErrorCode, Failure, Limits, Listener, Mode, NoReply, Node, NodeError,
     Peer, Raw, Route, Suite, Trust,
 };
+use onward_trials::Row;
 
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -240,4 +241,43 @@ async fn shutdown_finishes_what_was_accepted() {
     for (n, ask) in asks.into_iter().enumerate() {
         assert_eq!(ask.await.unwrap().unwrap(), n as u64);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a17_a_close_is_seen_at_the_far_end_of_five_hops() {
+    let chain = Chain::start().await;
+    let identity = chain.service.create_identity().await.unwrap();
+    chain
+        .service
+        .accept_channels("bank", &identity, Trust::dangerously_any())
+        .unwrap()
+        .expose("echo")
+        .unwrap();
+    let mut hops = Vec::new();
+    let (mut next, mut route) = (chain.service_at.clone(), format!("{} => bank", chain.service_at));
+    for number in 0..5 {
+        let hop = node(&format!("hop {number}")).await;
+        next = start_hop(&hop, "127.0.0.1:0", &next).await;
+        route = format!("{next} => hop => {route}");
+        hops.push(hop);
+    }
+    let client = node("client").await;
+    let own = client.create_identity().await.unwrap();
+    let peer = Peer::Identity(identity.identifier());
+    let channel = client.open_channel(&own, route.parse().unwrap(), peer).await.unwrap();
+    let through = client.route_along(channel.route_to("echo").unwrap());
+    assert_eq!(through.ask::<_, Raw>(&raw("hi")).await.unwrap(), raw("hi"));
+    assert!(!channel.is_closed());
+    let began = Instant::now();
+    let seen = async {
+        while !channel.is_closed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        began.elapsed().as_secs_f64()
+    };
+    let (seen, _) = tokio::join!(tokio::time::timeout(DRAIN * 5, seen), chain.service.shutdown(DRAIN));
+    let row = Row::new("A17");
+    row.at_most("seconds until a close is seen behind five hops", seen.unwrap(), 1.0);
+    let after = through.ask::<_, Raw>(&raw("anybody")).await;
+    row.exactly("asks answered through a closed channel", u8::from(after.is_ok()), 0);
 }

@@ -11,6 +11,7 @@ mod rate;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use onward_keys::hash;
@@ -205,6 +206,19 @@ impl Listener {
     #[must_use]
     pub fn half_open(&self) -> usize {
         self.half_open.len()
+    }
+
+    /// A hash of everything the table keeps, for tests: a first message that is refused or only asked for a cookie
+    /// must leave it as it was.
+    #[must_use]
+    pub fn state_hash(&self) -> u64 {
+        let counts = [self.per_flow.len(), self.attempts.len(), self.established.len(), self.rates.flows()];
+        let mut hasher = DefaultHasher::new();
+        counts.hash(&mut hasher);
+        for (id, entry) in &self.half_open {
+            (id, entry.attempt, entry.behind, entry.first, entry.with_cookie).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     fn is_busy(&self, flow: u128) -> bool {

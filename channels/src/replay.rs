@@ -10,6 +10,7 @@
 use crate::record::Sequence;
 
 /// One epoch's accepted numbers: 2048 bits in a ring of words, and the highest number.
+#[derive(Hash)]
 pub(crate) struct ReplayWindow {
     /// Highest accepted number, once there is one.
     highest: Option<u64>,

@@ -14,3 +14,5 @@ mod known;
 mod payload;
 #[path = "identity/stored.rs"]
 mod stored;
+#[path = "identity/times.rs"]
+mod times;

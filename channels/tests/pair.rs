@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "pair/attacks.rs"]
+mod attacks;
 #[path = "pair/handshake.rs"]
 mod handshake;
 #[path = "pair/harness.rs"]

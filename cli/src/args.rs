@@ -302,8 +302,15 @@ pub(crate) enum DemoCommand {
         /// The text to send (default: an invented card PIN)
         #[arg(long)]
         text: Option<String>,
+        /// Then let a hop attack the channel this many times, and count at both ends what got through
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        #[arg(value_parser = clap::value_parser!(u64).range(..=ATTACKS_MAX))]
+        attack: u64,
     },
 }
+
+/// Most attacks of one demonstration: what arrives meanwhile is kept to be compared.
+const ATTACKS_MAX: u64 = 10_000_000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DemoPart {
@@ -360,7 +367,8 @@ const EXPLAIN_EXAMPLES: &str = "Examples:
 
 const DEMO_EXAMPLES: &str = "Examples:
   onward demo chain
-  onward demo chain --text 'my own secret' -o json";
+  onward demo chain --text 'my own secret' -o json
+  onward demo chain --attack 10000";
 
 const COMPLETION_EXAMPLES: &str = "Examples:
   onward completion bash > ~/.local/share/bash-completion/completions/onward

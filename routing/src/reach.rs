@@ -9,6 +9,8 @@
 use core::net::IpAddr;
 use core::str::FromStr;
 use core::time::Duration;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use foldhash::fast::RandomState;
 
 use crate::address::{Address, AddressError, AddressRef, Kind};
@@ -389,6 +391,29 @@ impl Reach {
             FlowKind::Transport if told => Some(false),
             FlowKind::Transport => None,
         }
+    }
+
+    /// A hash of every rule and right, for tests: a refused message must leave it as it was. How many denials a flow
+    /// may still cause is not in it.
+    #[must_use]
+    pub fn state_hash(&self) -> u64 {
+        let Self { flows, egresses, grants, granted, sessions, pairs, secure_only } = self;
+        let flows = flows.iter().map(|(id, flow)| {
+            let Flow { kind, parent, exposed, dial, hop_errors, egress, denials: _ } = flow;
+            format!("{id:?} {kind:?} {parent:?} {exposed:?} {dial:?} {hop_errors} {egress:?}")
+        });
+        let mut lines: Vec<String> = flows
+            .chain(egresses.iter().map(|entry| format!("{entry:?}")))
+            .chain(grants.iter().map(|entry| format!("{entry:?}")))
+            .chain(granted.iter().map(|entry| format!("{entry:?}")))
+            .chain(sessions.iter().map(|entry| format!("{entry:?}")))
+            .chain(pairs.iter().map(|entry| format!("{entry:?}")))
+            .chain(secure_only.iter().map(|worker| format!("{worker:?}")))
+            .collect();
+        lines.sort_unstable();
+        let mut hasher = DefaultHasher::new();
+        lines.hash(&mut hasher);
+        hasher.finish()
     }
 
     /// A flow and the flow it inherits from.

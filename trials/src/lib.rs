@@ -1,15 +1,17 @@
-//! What tests need to claim a figure and to prove it: [`Row`], [`size`], [`Ledger`], [`Process`].
+//! What tests need to claim a figure and to prove it: [`Row`], [`size`], [`Ledger`], [`Process`], [`Difference`].
 //!
 //! Only tests depend on this crate. It knows nothing of the product: a number here means what the test
 //! that counted it says. Nothing here waits or retries, and a figure that is not met always fails.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+mod difference;
 mod ledger;
 mod process;
 mod row;
 mod sample;
 
+pub use difference::Difference;
 pub use ledger::{Entry, Event, Id, Ledger, Verdict};
 pub use process::Process;
 pub use row::Row;

@@ -40,6 +40,11 @@ impl Rates {
         true
     }
 
+    /// Flows that have a bucket.
+    pub(super) fn flows(&self) -> usize {
+        self.buckets.len()
+    }
+
     /// Forgets full buckets, once in the time that fills an empty one.
     fn sweep(&mut self, now: Now) {
         let fill = Duration::from_secs_f64(f64::from(self.burst) / f64::from(self.per_second.max(1)));

@@ -8,6 +8,7 @@
 //! Specification: docs/protocol.md §3.3, "Receive algorithm".
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,6 +109,16 @@ impl Opener {
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         self.previous.as_ref().map(|previous| previous.until)
+    }
+
+    /// A hash of what decides which records are accepted, for tests: a refused record must leave it as it was. The
+    /// memoised candidate keys and the count of records too far ahead are not in it.
+    #[must_use]
+    pub fn state_hash(&self) -> u64 {
+        let previous = self.previous.as_ref().map(|previous| (previous.until, &previous.keyed.window));
+        let mut hasher = DefaultHasher::new();
+        (self.epoch, &self.current.window, previous, self.pulse.heard()).hash(&mut hasher);
+        hasher.finish()
     }
 
     #[cfg(test)]

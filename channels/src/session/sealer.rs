@@ -425,3 +425,69 @@ fn check_body(length: usize) -> Result<(), ChannelError> {
 
 /// Numbers stay below 2^62, so that a record's first byte tells it from a handshake message.
 const NUMBER_END: u64 = 1 << 62;
+
+#[cfg(test)]
+mod tests {
+    use onward_trials::{Row, size};
+
+    use super::*;
+    use crate::Profile;
+
+    fn sealer() -> Sealer {
+        let now = at(0);
+        let (key, pulse) =
+            (SharedSecret::new(&[7; 32]), Arc::new(Pulse::new(now, Arc::new(Profile::live()))));
+        let (backend, algorithm) = (Backend::best(), AeadAlgorithm::Aes256Gcm);
+        Sealer::new(now, backend, algorithm, &key, Role::Initiator, Padding::None, pulse)
+    }
+
+    fn at(seconds: u64) -> Now {
+        Now { mono: Duration::from_secs(seconds), unix: 0 }
+    }
+
+    fn number(sealer: &mut Sealer, now: Now) -> Result<u64, ChannelError> {
+        sealer.reserve(now, FrameType::Data, 1).map(|reserved| reserved.sequence().value())
+    }
+
+    #[test]
+    fn a15_no_number_is_given_out_twice_under_a_key() {
+        let row = Row::new("A15");
+        let records = size(500_000, 10_000_000);
+        let mut sealer = sealer();
+        // A key belongs to the numbers of its epoch, so that numbers which only grow repeat no pair of both.
+        let (mut last, mut repeated, mut epochs, mut wrong_keys) = (None, 0, 0, 0);
+        let mut seconds = 0;
+        for record in 0..records {
+            // Some epochs end by their count and some, while time passes, by their age.
+            if record / 200_000 % 2 == 1 && record % 10_000 == 0 {
+                seconds += 30;
+            }
+            let now = at(seconds);
+            let before = Arc::as_ptr(&sealer.key);
+            let number = number(&mut sealer, now).unwrap();
+            repeated += usize::from(last.is_some_and(|last| number <= last));
+            let is_next_epoch = last.is_some_and(|last| last >> EPOCH_BITS != number >> EPOCH_BITS);
+            epochs += usize::from(is_next_epoch);
+            wrong_keys += usize::from(is_next_epoch == std::ptr::eq(before, Arc::as_ptr(&sealer.key)));
+            last = Some(number);
+        }
+        row.exactly("repeated pairs of key and number", repeated, 0);
+        row.exactly("records under a key of another epoch", wrong_keys, 0);
+        row.at_least("rekeys", epochs, records >> EPOCH_BITS);
+    }
+
+    #[test]
+    fn a15_numbers_end_before_they_could_repeat() {
+        let row = Row::new("A15");
+        for (beginning, left) in [(NUMBER_END - 2, 2), (NUMBER_END, 0), (u64::MAX - 2, 0)] {
+            let mut sealer = sealer();
+            (sealer.next, sealer.epoch) = (beginning, beginning >> EPOCH_BITS);
+            let given = (0..10).filter(|_| number(&mut sealer, at(0)).is_ok()).count();
+            row.exactly(&format!("numbers given out from {beginning} on"), given, left);
+            assert!(matches!(number(&mut sealer, at(0)), Err(ChannelError::Exhausted)));
+            // Nor does the age of the epoch lead on.
+            assert!(matches!(number(&mut sealer, at(1000)), Err(ChannelError::Exhausted)));
+            assert!(sealer.seal_empty(at(1000), FrameType::KeepAlive, &mut Vec::new()).is_err());
+        }
+    }
+}

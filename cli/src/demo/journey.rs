@@ -1,20 +1,30 @@
 //! The course of the demonstration: starts its processes, sends the text, searches, decides.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::part::{Answered, CHANNELS, Errand, Orders, Ready, Seen, WORKER, confirmation};
+use super::attack::{ATTACKS_PER_FRAME, Counts};
+use super::part::{
+    Answered, Arrived, CHANNELS, Errand, Orders, Ready, Request, Seen, WORKER, confirmation, order,
+};
 use super::search::{Needle, Search};
+use super::tally::Tally;
 use crate::error::{CliError, Code};
 
 /// Names of the two hops, which belong to other companies.
-const HOPS: [&str; 2] = ["fintech", "card-api"];
+const HOPS: [&str; 2] = ["fintech", ATTACKER];
+/// The hop that attacks when it is asked to: the one nearest to the service.
+const ATTACKER: &str = "card-api";
+/// Orders that the client sends beyond those needed for the attacks.
+const ORDERS_MIN: u64 = 64;
 /// How long any one step may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How much longer it may take for each attack.
+const ATTACK_PATIENCE: Duration = Duration::from_millis(2);
 
 /// What happened, and what was found where.
 #[derive(Debug)]
@@ -27,6 +37,41 @@ pub(super) struct Journey {
     pub(super) client: Station,
     pub(super) hops: Vec<Station>,
     pub(super) service: Station,
+    pub(super) siege: Option<Siege>,
+}
+
+/// What became of a channel in use while the hop nearest to the service attacked it.
+#[derive(Debug)]
+pub(super) struct Siege {
+    /// Name of the hop.
+    pub(super) by: &'static str,
+    /// Attacks that were asked for.
+    pub(super) meant: u64,
+    /// Attacks that were made.
+    pub(super) made: Counts,
+    /// The client's requests, at the service.
+    pub(super) requests: Tally,
+    /// The service's answers, at the client.
+    pub(super) answers: Tally,
+    /// Messages that reached a worker at either end which is not exposed.
+    pub(super) reached_unexposed: u64,
+    pub(super) seconds: f64,
+}
+
+impl Siege {
+    /// Messages that an end accepted and the other had not sent.
+    pub(super) fn accepted(&self) -> u64 {
+        self.requests.surplus + self.answers.surplus
+    }
+
+    /// Whether nothing got through but what was sent, and all of that.
+    fn withstood(&self) -> bool {
+        self.made.values().sum::<u64>() == self.meant
+            && self.accepted() == 0
+            && self.reached_unexposed == 0
+            && self.requests.missing + self.answers.missing == 0
+            && self.answers.arrived > 0
+    }
 }
 
 /// One process of the journey and what it saw.
@@ -55,7 +100,8 @@ impl Journey {
         let missing_at_an_end =
             [&self.client, &self.service].iter().any(|end| end.memory.is_some() && !end.found());
         let silent_hop = self.hops.iter().any(|hop| hop.forwarded == 0 || hop.bytes == 0);
-        if !self.answered || leaked || missing_at_an_end || silent_hop {
+        let fallen = self.siege.as_ref().is_some_and(|siege| !siege.withstood());
+        if !self.answered || leaked || missing_at_an_end || silent_hop || fallen {
             return Some(false);
         }
         self.stations().all(|station| station.memory.is_some()).then_some(true)
@@ -69,11 +115,11 @@ impl Station {
     }
 }
 
-/// Runs the journey of `text`.
+/// Runs the journey of `text`, and then lets the last hop make `attacks` attacks on its channel.
 ///
 /// # Errors
 /// [`Code::DemoFailed`] when a process does not do its part. All of them have ended then.
-pub(super) async fn run(text: &str) -> Result<Journey, CliError> {
+pub(super) async fn run(text: &str, attacks: u64) -> Result<Journey, CliError> {
     let tag = random_tag()?;
     let tagged = format!("{text} {tag}");
     let (mut client, mut service) = (Part::start("client")?, Part::start("service")?);
@@ -84,21 +130,28 @@ pub(super) async fn run(text: &str) -> Result<Journey, CliError> {
     service.tell(&Orders { trust: known.identifier, ..Orders::default() }).await?;
     let far: Ready = service.hear().await?;
     let mut next = far.endpoint;
-    let mut route = format!("{next} => {CHANNELS}");
+    let mut route = CHANNELS.to_owned();
     for (name, hop) in HOPS.into_iter().zip(&mut hops).rev() {
-        hop.tell(&Orders { name: name.to_owned(), next, ..Orders::default() }).await?;
-        next = hop.hear::<Ready>().await?.endpoint;
-        route = format!("{next} => {name} => {route}");
+        let attacks = attacks > 0 && name == ATTACKER;
+        hop.tell(&Orders { name: name.to_owned(), next, attacks, ..Orders::default() }).await?;
+        let ready: Ready = hop.hear().await?;
+        next = ready.endpoint;
+        route = format!("{name} => {} => {route}", ready.next);
     }
+    route = format!("{next} => {route}");
     client.tell(&Errand { route: route.clone(), peer: far.identifier, text: tagged.clone() }).await?;
     let answered: Answered = client.hear().await?;
 
     let needle = Needle::new(&[&tagged, &tag]);
     let mut links = Vec::new();
     for part in hops.iter_mut().chain([&mut service]) {
-        part.tell(&"report").await?;
+        part.tell(&Request::Report).await?;
         links.push(Link::of(part.hear().await?, &needle)?);
     }
+    let siege = match attacks {
+        0 => None,
+        _ => Some(besiege(&mut client, &mut hops, &mut service, &tagged, attacks).await?),
+    };
     let stations = HOPS.into_iter().zip(&hops).zip(links.windows(2));
     let hop_stations = stations
         .map(|((name, part), sides)| {
@@ -124,6 +177,45 @@ pub(super) async fn run(text: &str) -> Result<Journey, CliError> {
         client: end("client", &client),
         hops: hop_stations,
         service: end("service", &service),
+        siege,
+    })
+}
+
+/// Lets the client send so many orders that the attacks find frames enough to be made on, and compares what
+/// arrived at both ends with what was sent. `text` is what the client had sent before.
+async fn besiege(
+    client: &mut Part,
+    hops: &mut [Part],
+    service: &mut Part,
+    text: &str,
+    attacks: u64,
+) -> Result<Siege, CliError> {
+    let began = Instant::now();
+    let attacker = hops.last_mut().ok_or_else(|| failed("there is no hop"))?;
+    attacker.tell(&Request::Attack(attacks)).await?;
+    attacker.hear::<Counts>().await?;
+    // An order and its answer are two frames. Some frames are only held back, which is no attack yet.
+    let orders = attacks / (2 * ATTACKS_PER_FRAME - 1) + ORDERS_MIN;
+    client.tell(&Request::Shop(orders)).await?;
+    let patience = PATIENCE + ATTACK_PATIENCE.saturating_mul(u32::try_from(attacks).unwrap_or(u32::MAX));
+    let at_client: Arrived = client.hear_within(patience).await?;
+    attacker.tell(&Request::Attack(0)).await?;
+    let made = attacker.hear().await?;
+    service.tell(&Request::Count).await?;
+    let at_service: Arrived = service.hear().await?;
+
+    let orders: Vec<String> = (0..orders).map(order).collect();
+    let answer = |order: &String| String::from_utf8_lossy(&confirmation(order.as_bytes())).into_owned();
+    let answers: Vec<String> = orders.iter().map(answer).collect();
+    let requests = orders.iter().map(String::as_str).chain([text]);
+    Ok(Siege {
+        by: ATTACKER,
+        meant: attacks,
+        made,
+        requests: Tally::of(requests, at_service.texts.iter().map(String::as_str)),
+        answers: Tally::of(answers.iter().map(String::as_str), at_client.texts.iter().map(String::as_str)),
+        reached_unexposed: at_client.unexposed + at_service.unexposed,
+        seconds: began.elapsed().as_secs_f64(),
     })
 }
 
@@ -179,8 +271,12 @@ impl Part {
     }
 
     async fn hear<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T, CliError> {
+        self.hear_within(PATIENCE).await
+    }
+
+    async fn hear_within<T: for<'de> Deserialize<'de>>(&mut self, patience: Duration) -> Result<T, CliError> {
         let mut line = String::new();
-        let read = tokio::time::timeout(PATIENCE, self.output.read_line(&mut line)).await;
+        let read = tokio::time::timeout(patience, self.output.read_line(&mut line)).await;
         match read {
             Ok(Ok(0)) => Err(failed("a process ended early")),
             Ok(Ok(_)) => serde_json::from_str(&line)
@@ -217,6 +313,7 @@ fn failed(what: &str) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::attack::Kind;
 
     fn station(name: &'static str, found: bool) -> Station {
         let found = if found { vec!["text"] } else { Vec::new() };
@@ -239,6 +336,39 @@ mod tests {
             client: station("client", true),
             hops: vec![station("one", false), station("two", false)],
             service: station("service", true),
+            siege: None,
+        }
+    }
+
+    fn siege() -> Siege {
+        Siege {
+            by: ATTACKER,
+            meant: 7,
+            made: [(Kind::Replay, 3), (Kind::Forge, 4)].into(),
+            requests: Tally { arrived: 5, ..Tally::default() },
+            answers: Tally { arrived: 5, ..Tally::default() },
+            reached_unexposed: 0,
+            seconds: 1.0,
+        }
+    }
+
+    #[test]
+    fn an_attack_that_got_through_or_was_not_made_is_not_ok() {
+        let withstood = Journey { siege: Some(siege()), ..journey() };
+        assert_eq!(withstood.ok(), Some(true));
+        let spoiled: [fn(&mut Siege); 6] = [
+            |siege| siege.requests.surplus = 1,
+            |siege| siege.answers.surplus = 1,
+            |siege| siege.requests.missing = 1,
+            |siege| siege.answers.missing = 1,
+            |siege| siege.reached_unexposed = 1,
+            |siege| siege.meant = 8,
+        ];
+        for spoil in spoiled {
+            let mut siege = siege();
+            spoil(&mut siege);
+            let journey = Journey { siege: Some(siege), ..journey() };
+            assert_eq!(journey.ok(), Some(false), "{journey:?}");
         }
     }
 

@@ -4,13 +4,16 @@
 //! in no argument and no environment. When the input ends, or the parent does, it ends.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use onward::{Failure, Listener, Node, Peer, Raw, Trust};
+use onward::{Context, Failure, Listener, NoReply, Node, Peer, Raw, Route, Trust, Worker};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Stdin};
+use tokio::sync::watch;
 
+use super::attack;
 use super::tap::{self, Record};
 use crate::args::DemoPart;
 use crate::client::start_node;
@@ -21,6 +24,14 @@ use crate::output::{Format, Output};
 pub(super) const WORKER: &str = "card-pin";
 /// The address of the service's channel listener.
 pub(super) const CHANNELS: &str = "bank";
+/// A worker at both ends that nobody exposes.
+pub(super) const CANARY: &str = "admin";
+/// The client's worker that sends orders, one after the other, and keeps what is answered.
+const SHOPPER: &str = "shopper";
+/// Orders under way at once.
+const ORDERS_OPEN: u64 = 16;
+/// An order that is not answered for this long is lost.
+const ORDER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a part is told first.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -29,6 +40,8 @@ pub(super) struct Orders {
     pub(super) name: String,
     /// The endpoint that a hop may pass messages on to.
     pub(super) next: String,
+    /// Whether a hop is to turn against those whose messages it carries.
+    pub(super) attacks: bool,
     /// Who may ask the service.
     pub(super) trust: String,
 }
@@ -48,6 +61,30 @@ pub(super) struct Ready {
     pub(super) identifier: String,
     /// Where a hop or the service can be reached, through its tap.
     pub(super) endpoint: String,
+    /// Where a hop passes messages on to: the endpoint it was told, or where it attacks what goes there.
+    pub(super) next: String,
+}
+
+/// What a part is told to do next.
+#[derive(Deserialize, Serialize)]
+pub(super) enum Request {
+    /// A hop or the service: stop listening in and answer with [`Seen`].
+    Report,
+    /// A hop that attacks: make so many attacks; answered with what it has done so far, [`attack::Counts`].
+    Attack(u64),
+    /// The client: send so many [`order`]s; answered with [`Arrived`].
+    Shop(u64),
+    /// The service: answer with [`Arrived`].
+    Count,
+}
+
+/// What arrived at an end of the channel.
+#[derive(Deserialize, Serialize)]
+pub(super) struct Arrived {
+    /// Texts from the other end, in their order.
+    pub(super) texts: Vec<String>,
+    /// Messages that reached [`CANARY`].
+    pub(super) unexposed: u64,
 }
 
 /// What the client got.
@@ -83,8 +120,9 @@ pub(super) async fn run(part: DemoPart) -> Result<(), CliError> {
 
 async fn client(lines: &mut Lines) -> Result<(), CliError> {
     let node = start_node("client", None).await?;
+    let canary = Canary::start(&node).await?;
     let identity = node.create_identity().await.map_err(|error| failed("has no identity").because(error))?;
-    answer(&Ready { identifier: identity.identifier().to_string(), endpoint: String::new() })?;
+    answer(&Ready { identifier: identity.identifier().to_string(), ..Ready::default() })?;
     let Some(errand) = lines.next::<Errand>().await? else { return Ok(()) };
     let route = errand.route.parse().map_err(|error| failed("has no route").because(error))?;
     let peer: onward::Identifier =
@@ -97,15 +135,87 @@ async fn client(lines: &mut Lines) -> Result<(), CliError> {
     let channel_ms = milliseconds(began);
     let began = Instant::now();
     let route = channel.route_to(WORKER).map_err(|error| failed("has no route").because(error))?;
-    let text = Raw(errand.text.clone().into());
-    let asked: Result<Raw, _> = node.route_along(route).ask_within(&text, Duration::from_secs(10)).await;
-    let Raw(bytes) = asked.map_err(|error| failed("got no answer").because(error))?;
+    let bytes =
+        ask(&node, &route, &errand.text).await.map_err(|error| failed("got no answer").because(error))?;
     let journey_ms = milliseconds(began);
     answer(&Answered { answer: String::from_utf8_lossy(&bytes).into_owned(), channel_ms, journey_ms })?;
+    while let Some(Request::Shop(orders)) = lines.next().await? {
+        let texts = shop(&node, &route, orders).await?;
+        answer(&Arrived { texts, unexposed: canary.reached() })?;
+    }
     lines.until_end().await;
     // Held until here: the search must find it.
     drop(errand);
     Ok(())
+}
+
+async fn ask(node: &Node, route: &Route, text: &str) -> Result<Vec<u8>, onward::AskError> {
+    let text = Raw(text.to_owned().into());
+    let asked: Result<Raw, _> =
+        node.route_along(route.clone()).ask_within(&text, Duration::from_secs(10)).await;
+    asked.map(|Raw(bytes)| bytes.to_vec())
+}
+
+/// Sends `orders` orders and returns everything that came back, whether it was asked for or not. The last order
+/// is sent when all others were answered.
+async fn shop(node: &Node, route: &Route, orders: u64) -> Result<Vec<String>, CliError> {
+    let (arrived, mut seen) = watch::channel(Vec::new());
+    let last = orders.saturating_sub(1);
+    let shopper = Shopper { route: route.clone(), next: 0, end: last, arrived };
+    let shopper =
+        node.start_worker(SHOPPER, shopper).map_err(|error| failed("cannot order").because(error))?;
+    while (seen.borrow_and_update().len() as u64) < last {
+        if !matches!(tokio::time::timeout(ORDER_PATIENCE, seen.changed()).await, Ok(Ok(()))) {
+            break;
+        }
+    }
+    let after = ask(node, route, &order(last)).await;
+    // What came unasked behind the last answer is counted too.
+    shopper.drain().await;
+    let mut texts = seen.borrow().clone();
+    texts.extend(after.ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
+    Ok(texts)
+}
+
+/// The text of an order.
+pub(super) fn order(number: u64) -> String {
+    format!("order {number}")
+}
+
+/// Keeps a number of orders under way and everything that is answered.
+struct Shopper {
+    route: Route,
+    next: u64,
+    end: u64,
+    arrived: watch::Sender<Vec<String>>,
+}
+
+impl Shopper {
+    async fn send_next(&mut self, context: &Context) -> Result<(), Failure> {
+        if self.next < self.end {
+            context.send(&self.route, &Raw(order(self.next).into())).await?;
+            self.next += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Worker for Shopper {
+    type Request = Raw;
+    type Reply = NoReply;
+
+    async fn started(&mut self, context: &mut Context) -> Result<(), Failure> {
+        for _ in 0..ORDERS_OPEN {
+            self.send_next(context).await?;
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, context: &mut Context, Raw(text): Raw) -> Result<NoReply, Failure> {
+        self.arrived.send_modify(|texts| texts.push(String::from_utf8_lossy(&text).into_owned()));
+        self.send_next(context).await?;
+        Ok(NoReply)
+    }
 }
 
 async fn hop(lines: &mut Lines) -> Result<(), CliError> {
@@ -113,14 +223,34 @@ async fn hop(lines: &mut Lines) -> Result<(), CliError> {
     let node = start_node(&orders.name, None).await?;
     node.start_hop(&orders.name).map_err(|error| failed("cannot start its hop").because(error))?;
     let (listener, endpoint, record) = listen(&node, &orders.name).await?;
-    listener.allow_dial(&orders.next).map_err(|error| failed("cannot allow the next").because(error))?;
-    answer(&Ready { identifier: String::new(), endpoint })?;
-    report(lines, &node, &record).await
+    let (mut next, mut attacker) = (orders.next, None);
+    if orders.attacks {
+        let target = next.trim_start_matches("tcp:").parse();
+        let target: SocketAddr = target.map_err(|error| failed("has no next").because(error))?;
+        let started = attack::start(target, ATTACK_SEED).await;
+        let (address, shared) = started.map_err(|error| failed("cannot attack").because(error))?;
+        next = format!("tcp:{address}");
+        attacker = Some(shared);
+    }
+    listener.allow_dial(&next).map_err(|error| failed("cannot allow the next").because(error))?;
+    answer(&Ready { endpoint, next, ..Ready::default() })?;
+    while let Some(request) = lines.next().await? {
+        match (request, &attacker) {
+            (Request::Report, _) => report(&node, &record)?,
+            (Request::Attack(attacks), Some(attacker)) => {
+                let counts = attack::lock(attacker).begin(attacks);
+                answer(&counts)?;
+            }
+            _ => return Err(failed("cannot do that")),
+        }
+    }
+    Ok(())
 }
 
 async fn service(lines: &mut Lines) -> Result<(), CliError> {
     let Some(orders) = lines.next::<Orders>().await? else { return Ok(()) };
     let node = start_node("service", None).await?;
+    let canary = Canary::start(&node).await?;
     let identity = node.create_identity().await.map_err(|error| failed("has no identity").because(error))?;
     let client: onward::Identifier =
         orders.trust.parse().map_err(|error| failed("has no peer").because(error))?;
@@ -137,11 +267,42 @@ async fn service(lines: &mut Lines) -> Result<(), CliError> {
         .map_err(|error| failed("cannot accept channels").because(error))?;
     channels.expose(WORKER).map_err(|error| failed("cannot expose its worker").because(error))?;
     let (_listener, endpoint, record) = listen(&node, CHANNELS).await?;
-    answer(&Ready { identifier: identity.identifier().to_string(), endpoint })?;
-    report(lines, &node, &record).await?;
+    answer(&Ready { identifier: identity.identifier().to_string(), endpoint, ..Ready::default() })?;
+    while let Some(request) = lines.next().await? {
+        match request {
+            Request::Report => report(&node, &record)?,
+            Request::Count => {
+                let received = received.lock().unwrap_or_else(PoisonError::into_inner);
+                let texts = received.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+                answer(&Arrived { texts, unexposed: canary.reached() })?;
+            }
+            Request::Attack(_) | Request::Shop(_) => return Err(failed("cannot do that")),
+        }
+    }
     // Held until here: the search must find it.
     drop(received);
     Ok(())
+}
+
+/// The worker [`CANARY`], and how many messages reached it.
+struct Canary(Arc<AtomicU64>);
+
+impl Canary {
+    async fn start(node: &Node) -> Result<Self, CliError> {
+        let reached = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&reached);
+        node.serve(CANARY, move |_: Raw| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async { Ok::<_, Failure>(NoReply) }
+        })
+        .await
+        .map_err(|error| failed("cannot serve").because(error))?;
+        Ok(Self(reached))
+    }
+
+    fn reached(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// What the service answers to a text: the text is in it, so that its way back is searched too.
@@ -160,14 +321,11 @@ async fn listen(node: &Node, worker: &str) -> Result<(Listener, String, Record),
     Ok((listener, format!("tcp:{address}"), record))
 }
 
-/// Waits to be asked what it saw, tells it, and waits for the end.
-async fn report(lines: &mut Lines, node: &Node, record: &Record) -> Result<(), CliError> {
-    while lines.next::<String>().await?.is_some() {
-        let forwarded = crate::control::Counts::of(node).forwarded;
-        let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        answer(&Seen { forwarded, streams: record.streams().into_iter().map(hex).collect() })?;
-    }
-    Ok(())
+/// Tells what it saw so far, and looks no further.
+fn report(node: &Node, record: &Record) -> Result<(), CliError> {
+    let forwarded = crate::control::Counts::of(node).forwarded;
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    answer(&Seen { forwarded, streams: record.finish().into_iter().map(hex).collect() })
 }
 
 /// Lines of JSON on standard input.
@@ -204,4 +362,26 @@ fn milliseconds(since: Instant) -> f64 {
 
 fn failed(what: &str) -> CliError {
     CliError::new(Code::DemoFailed, format!("a part of the demonstration {what}"))
+}
+
+/// The attacks are the same in every run.
+const ATTACK_SEED: u64 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_that_reaches_the_unexposed_worker_is_counted() {
+        let (node, peer) = (start_node("one", None).await.unwrap(), start_node("two", None).await.unwrap());
+        let canary = Canary::start(&node).await.unwrap();
+        let listener = node.listen_tcp("127.0.0.1:0").await.unwrap();
+        let route = || peer.route(&format!("{} => {CANARY}", listener.name())).unwrap();
+        let wait = Duration::from_millis(100);
+        assert!(route().ask_within::<_, Raw>(&Raw("x".into()), wait).await.is_err());
+        assert_eq!(canary.reached(), 0, "not exposed");
+        listener.expose(CANARY).unwrap();
+        assert!(route().ask_within::<_, Raw>(&Raw("x".into()), wait).await.is_err(), "it never answers");
+        assert_eq!(canary.reached(), 1);
+    }
 }

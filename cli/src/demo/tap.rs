@@ -1,11 +1,12 @@
 //! A tap: a proxy in front of a listener that keeps every byte that passes, each way.
 //!
 //! It stands in the process of whoever is watched, between the network and its node, and changes
-//! nothing. What it keeps is bounded; a connection beyond that is closed rather than not recorded.
+//! nothing. What it keeps is bounded; a connection beyond that is closed rather than not recorded, until its
+//! record is asked for.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,28 +16,44 @@ const KEPT_BYTES_MAX: usize = 16 << 20;
 
 /// What passed a tap: one stream per connection and direction.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Record(Arc<Mutex<Vec<Vec<u8>>>>);
+pub(crate) struct Record(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    streams: Vec<Vec<u8>>,
+    /// What passes now is kept no more.
+    finished: bool,
+}
 
 impl Record {
-    /// The streams so far.
-    pub(crate) fn streams(&self) -> Vec<Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The streams so far; what passes from now on is not kept.
+    pub(crate) fn finish(&self) -> Vec<Vec<u8>> {
+        let mut kept = self.kept();
+        kept.finished = true;
+        kept.streams.clone()
     }
 
     fn open(&self) -> usize {
-        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.push(Vec::new());
-        streams.len() - 1
+        let mut kept = self.kept();
+        kept.streams.push(Vec::new());
+        kept.streams.len() - 1
     }
 
     fn keep(&self, stream: usize, bytes: &[u8]) -> io::Result<()> {
-        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept: usize = streams.iter().map(Vec::len).sum();
-        if kept + bytes.len() > KEPT_BYTES_MAX {
+        let mut kept = self.kept();
+        if kept.finished {
+            return Ok(());
+        }
+        let length: usize = kept.streams.iter().map(Vec::len).sum();
+        if length + bytes.len() > KEPT_BYTES_MAX {
             return Err(io::Error::other("the tap's record is full"));
         }
-        streams[stream].extend_from_slice(bytes);
+        kept.streams[stream].extend_from_slice(bytes);
         Ok(())
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,7 +125,7 @@ mod tests {
         let mut answer = [0; 5];
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!((&answer, &served.await.unwrap()), (b"there", b"hello"));
-        let mut streams = record.streams();
+        let mut streams = record.finish();
         streams.sort();
         assert_eq!(streams, [b"hello".to_vec(), b"there".to_vec()]);
     }

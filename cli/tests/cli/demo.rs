@@ -28,6 +28,23 @@ fn people_see_the_journey_and_the_verdict() {
     assert!(text.lines().all(|line| line.chars().count() <= 160), "{text}");
 }
 
+#[test]
+fn a_hop_that_attacks_achieves_nothing_and_the_channel_goes_on() {
+    let shown = Home::new().run(&["demo", "chain", "--attack", "5000", "-o", "json"]).json();
+    assert_eq!(shown["ok"], true, "{shown}");
+    let attacks = shown["attacks"].as_object().unwrap();
+    let kinds: Vec<&str> = attacks.keys().map(String::as_str).collect();
+    let all = ["duplicate", "false_error", "forge", "redirect", "reorder", "replay", "reroute", "truncate"];
+    assert_eq!(kinds, all);
+    let made: Vec<u64> = attacks.values().map(|count| count.as_u64().unwrap()).collect();
+    assert_eq!(made.iter().sum::<u64>(), 5000);
+    assert!(made.iter().all(|count| *count >= 100), "{shown}");
+    for figure in ["accepted_attacks", "reached_unexposed", "lost_under_attack"] {
+        assert_eq!(shown[figure], 0, "{shown}");
+    }
+    assert!(shown["answered_under_attack"].as_u64().unwrap() >= 500, "{shown}");
+}
+
 /// The process ids of the parts that a demonstration started.
 fn children(of: u32) -> Vec<u32> {
     let list = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();

@@ -95,7 +95,7 @@ async fn a20_a_loop_over_the_wire_ends_and_leaves_the_wire_idle() {
     let row = Row::new("A20");
     row.at_most(
         "forwards over the wire for each looping message",
-        { (forwards(&nodes.one) + forwards(&nodes.other)) / count },
+        (forwards(&nodes.one) + forwards(&nodes.other)) / count,
         32,
     );
     row.exactly("messages over the wire that did not end once", nodes.undeliverable() - count, 0);

@@ -1,0 +1,59 @@
+//! Whether a comparison takes longer the more of it is right. Wrong at the first byte or wrong at the last, it must
+//! take the same time.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use onward_keys::{Aead, AeadAlgorithm, Backend, mac, mac_verify};
+use onward_trials::{Difference, Row, size};
+
+/// Above it, a difference is more than chance.
+const T_MAX: f64 = 4.5;
+
+/// Measures `compare` with tags that are wrong at their first byte and at their last, in random turns.
+fn row<const N: usize>(figure: &str, good: &[u8; N], mut compare: impl FnMut(&[u8; N]) -> bool) {
+    let samples = size(10_000, 1_000_000);
+    assert!(compare(good));
+    let mut wrong = [*good, *good];
+    wrong[0][0] ^= 1;
+    wrong[1][N - 1] ^= 1;
+    let mut difference = Difference::default();
+    let (mut random, mut accepted) = (1_u64, 0);
+    for _ in 0..samples {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let late = random >> 63 == 1;
+        // Both lie at the same place.
+        let tag = black_box(wrong[usize::from(late)]);
+        let began = Instant::now();
+        let same = black_box(compare(&tag));
+        difference.add(late, began.elapsed());
+        accepted += usize::from(same);
+    }
+    let row = Row::new("A19");
+    row.exactly(&format!("wrong tags accepted, {figure}"), accepted, 0);
+    row.at_most(&format!("t, {figure}"), difference.t(), T_MAX);
+}
+
+#[test]
+fn a19_comparing_macs_takes_the_same_time() {
+    let key = [3; 32];
+    row("MAC", &mac(&key, b"message"), |tag| mac_verify(&key, b"message", tag).is_ok());
+}
+
+#[test]
+fn a19_comparing_tags_of_records_takes_the_same_time() {
+    for &backend in Backend::available() {
+        for algorithm in [AeadAlgorithm::ChaCha20Poly1305, AeadAlgorithm::Aes256Gcm] {
+            let aead = Aead::new(backend, algorithm, &[4; 32]);
+            let mut sealed = [7; 64];
+            let tag = aead.seal_in_place(&[0; 12], b"", &mut sealed);
+            let mut buffer = sealed;
+            row(&format!("{algorithm:?}, {backend:?}"), &tag, |tag| {
+                buffer = sealed;
+                aead.open_in_place(&[0; 12], b"", &mut buffer, tag).is_ok()
+            });
+        }
+    }
+}
