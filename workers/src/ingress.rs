@@ -23,7 +23,7 @@ use crate::router::{Pending, Router, Target, Walk};
 /// Lanes of one ingress at once; with all in use further full targets count as slow.
 const LANES_MAX: usize = 64;
 /// A pause up to here is the back-pressure of a target that keeps up, and is not counted.
-const PAUSE_SHORT: Duration = Duration::from_millis(2);
+const PAUSE_SHORT: Duration = Duration::from_millis(5);
 /// Longer pauses for one target within this time count together.
 const PAUSE_WINDOW: Duration = Duration::from_secs(1);
 
@@ -195,7 +195,8 @@ impl Ingress {
                 }
                 Some(again) => blocked = *again.0,
             }
-            if tokio::time::timeout_at(until, drained).await.is_err() {
+            // A timer for a moment that has passed would still take up to a millisecond.
+            if used >= most || tokio::time::timeout_at(until, drained).await.is_err() {
                 lane.add_pause(began.elapsed());
                 lane.state().slow = true;
                 break;
