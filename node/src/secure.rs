@@ -17,7 +17,7 @@ use onward_channels::{
     FrameType, HEAD_ROOM, Now, Opener, PIECE_MAX, PlannedFragment, Predecessor, Reassembly, Role, Sealer,
 };
 use onward_routing::{Address, ErrorCode, FlowId, LENGTH_HEAD, Message, Route, RouteRef};
-use onward_workers::{Charge, FrameSink, Next, Router, Step};
+use onward_workers::{Charge, FrameSink, Next, Recent, Router, Step};
 use tokio::sync::mpsc;
 
 use crate::channel::Finished;
@@ -67,6 +67,8 @@ struct Ready {
     sealing: Mutex<Option<Sealing>>,
     /// As `sealing`; locked before it where both are.
     opening: Mutex<Option<Opening>>,
+    /// Where the messages in the records go.
+    recent: Mutex<Recent>,
 }
 
 struct Sealing {
@@ -139,6 +141,7 @@ impl Session {
                 confirmation,
                 used: false,
             })),
+            recent: Mutex::default(),
         };
         let _ = self.ready.set(ready);
         *lock(&self.inbox) = None;
@@ -631,7 +634,7 @@ impl Step for Session {
         match received {
             Received::Message(inner) => {
                 message.recycle();
-                Next::Forward(inner)
+                lock(&ready.recent).forward(router, inner)
             }
             Received::Nothing => Next::Done(Some(message)),
             Received::Confirm => {

@@ -9,7 +9,7 @@
 //!
 //! Specification: docs/protocol.md §1.1, §1.2.
 
-use core::cell::Cell;
+use core::cell::RefCell;
 use core::fmt;
 
 use bytes::Bytes;
@@ -140,12 +140,13 @@ impl Message {
             configured: parts.configured,
             is_report: parts.is_report,
         };
-        let mut block = match spare.or_else(take_spare) {
-            Some(Self(mut block)) if block.data.len() >= meta_end => {
+        let fitting = spare.filter(|spare| spare.0.data.len() >= meta_end);
+        let mut block = match fitting.or_else(|| take_spare(meta_end)) {
+            Some(Self(mut block)) => {
                 block.head = head;
                 block
             }
-            _ => allocate(head, meta_end),
+            None => allocate(head, meta_end),
         };
         let data = &mut block.data;
         data[room..ret_end].copy_from_slice(ret);
@@ -155,10 +156,19 @@ impl Message {
         Self(block)
     }
 
-    /// Gives the message's block to the next message that this thread composes.
+    /// Gives the message's block to a next message that this thread composes.
     pub fn recycle(self) {
         if let Some(spent) = self.spend() {
-            let _ = SPARE.try_with(|spare| spare.set(Some(spent)));
+            let _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < SPARE_MAX {
+                    spare.push(spent);
+                } else if let Some(smaller) =
+                    spare.iter_mut().find(|spare| spare.0.data.len() < spent.0.data.len())
+                {
+                    *smaller = spent;
+                }
+            });
         }
     }
 
@@ -548,14 +558,23 @@ fn offset(at: usize) -> u16 {
 /// Largest block that is kept for the next message.
 const RECYCLED_MAX: usize = 960;
 
+/// Blocks that a thread keeps: a record and the message in it, and one in hand.
+const SPARE_MAX: usize = 4;
+
 thread_local! {
-    /// The block of a message that this thread was done with.
-    static SPARE: Cell<Option<Message>> = const { Cell::new(None) };
+    /// The blocks of messages that this thread was done with.
+    static SPARE: RefCell<Vec<Message>> = const { RefCell::new(Vec::new()) };
 }
 
-fn take_spare() -> Option<Message> {
+/// A block that holds `length` bytes, if the thread keeps one.
+fn take_spare(length: usize) -> Option<Message> {
+    let take = |spare: &RefCell<Vec<Message>>| {
+        let mut spare = spare.borrow_mut();
+        let fitting = spare.iter().rposition(|spare| spare.0.data.len() >= length)?;
+        Some(spare.swap_remove(fitting))
+    };
     // No thread-local storage any more means that the thread is ending: a fresh block will do.
-    SPARE.try_with(Cell::take).ok().flatten()
+    SPARE.try_with(take).ok().flatten()
 }
 
 /// Room, two routes, an inline payload and meta at their limits, and what a regrown block adds.

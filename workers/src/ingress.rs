@@ -18,6 +18,7 @@ use onward_routing::{Address, DecodeError, ErrorCode, FlowId, Message};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::recent::Recent;
 use crate::router::{Pending, Router, Target, Walk};
 
 /// Lanes of one ingress at once; with all in use further full targets count as slow.
@@ -33,14 +34,7 @@ pub struct Ingress {
     flow: FlowId,
     own: Address,
     lanes: HashMap<usize, Arc<Lane>>,
-    last: Option<Last>,
-}
-
-/// Where the last message went: most often the next one goes there too.
-struct Last {
-    address: Address,
-    generation: u64,
-    target: Target,
+    recent: Recent,
 }
 
 /// A message whose lane is full; the reader pauses with [`Ingress::pause`].
@@ -68,7 +62,7 @@ impl Ingress {
     /// The ingress of `flow`, whose egress worker has the address `own`.
     #[must_use]
     pub fn new(router: Arc<Router>, flow: FlowId, own: Address) -> Self {
-        Self { router, flow, own, lanes: HashMap::new(), last: None }
+        Self { router, flow, own, lanes: HashMap::new(), recent: Recent::default() }
     }
 
     /// The router this ingress feeds.
@@ -104,40 +98,23 @@ impl Ingress {
             self.router.report(message, ErrorCode::HopLimit);
             return None;
         }
-        let known = self.known_target(&message);
+        let known = match self.recent.target(&self.router, &message).transpose() {
+            Ok(known) => known,
+            Err(code) => {
+                self.router.report(message, code);
+                return None;
+            }
+        };
         let lanes = &self.lanes;
         let held = |target: &Target| lanes.get(&target.key()).is_some_and(|lane| !lane.state().idle);
         let held: Option<&dyn Fn(&Target) -> bool> = if lanes.is_empty() { None } else { Some(&held) };
-        let walk = match known {
-            Some(Ok(target)) => self.router.walk_to(target, message, held),
-            Some(Err(code)) => Walk::Refused(code, message),
-            None => self.router.walk(message, held),
-        };
-        match walk {
+        match self.router.walk(message, known, held) {
             Walk::Done => None,
             Walk::Refused(code, message) => {
                 self.router.report(message, code);
                 None
             }
             Walk::Full(pending) => self.queue(pending),
-        }
-    }
-
-    /// The target of a message that goes where the last one went, or of one whose target can be kept.
-    fn known_target(&mut self, message: &Message) -> Option<Result<Target, ErrorCode>> {
-        let next = message.next()?;
-        let generation = self.router.generation();
-        match &self.last {
-            Some(last) if last.generation == generation && last.address.as_ref() == next => {
-                Some(Ok(last.target.clone()))
-            }
-            _ => {
-                let target = self.router.exposed(message)?;
-                if let Ok(target) = &target {
-                    self.last = Some(Last { address: next.to_owned(), generation, target: target.clone() });
-                }
-                Some(target)
-            }
         }
     }
 

@@ -108,6 +108,8 @@ pub trait FrameSink: Send + Sync {
 pub enum Next {
     /// It goes on along its onward route.
     Forward(Message),
+    /// As [`Next::Forward`], with the target found already: see [`Recent`](crate::Recent).
+    ForwardTo(Known, Message),
     /// It is on its way; its block may be used again.
     Done(Option<Message>),
     /// It needs so many bytes of this room first; nothing has happened.
@@ -183,6 +185,15 @@ impl Target {
                 }
             }
         }
+    }
+}
+
+/// A target that was found and may be reached.
+pub struct Known(pub(crate) Target);
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Known")
     }
 }
 
@@ -395,7 +406,7 @@ impl Router {
         message: Message,
         wait: Duration,
     ) -> Result<(), SendError> {
-        let sent = match self.walk(message, None) {
+        let sent = match self.walk(message, None, None) {
             Walk::Done => Ok(()),
             Walk::Refused(code, message) => Err(Box::new(SendError::refused(code, message))),
             Walk::Full(pending) => return self.send_when_free(Box::new(pending), wait).await,
@@ -430,7 +441,7 @@ impl Router {
     /// # Errors
     /// [`SendError`] gives the message back: nothing was sent.
     pub fn try_send(self: &Arc<Self>, message: Message) -> Result<(), SendError> {
-        match self.walk(message, None) {
+        match self.walk(message, None, None) {
             Walk::Done => Ok(()),
             Walk::Full(pending) => Err(SendError::Full(pending.message)),
             Walk::Refused(code, message) => Err(SendError::refused(code, message)),
@@ -474,38 +485,47 @@ impl Router {
         Some(self.target(message))
     }
 
-    /// As [`Router::walk`], for a message whose first target is known.
-    pub(crate) fn walk_to(
+    /// Takes a message along its route, from its `known` target on if that was found already, until it is
+    /// delivered, refused, or its target is full or in `held` (targets that others wait for already, so
+    /// that order is kept).
+    pub(crate) fn walk(
         self: &Arc<Self>,
-        target: Target,
         message: Message,
+        known: Option<Target>,
         held: Option<&dyn Fn(&Target) -> bool>,
     ) -> Walk {
-        if held.is_some_and(|held| held(&target)) {
-            return self.walk(message, held);
-        }
-        match target.act(self, message, None) {
-            Next::Forward(message) => self.walk(message, held),
-            Next::Done(spent) => done(spent),
-            Next::Full(room, bytes, message) => Walk::Full(Pending { message, target, room, bytes }),
-            Next::Refused(code, message) => Walk::Refused(code, message),
-        }
+        self.walk_with(message, known, None, held)
     }
 
-    /// Takes a message along its route until it is delivered, refused, or its target is full or in
-    /// `held` (targets that others wait for already, so that order is kept).
-    pub(crate) fn walk(self: &Arc<Self>, message: Message, held: Option<&dyn Fn(&Target) -> bool>) -> Walk {
-        let mut message = message;
+    /// Goes on with a message that waited, with the room it waited for.
+    pub(crate) fn resume(self: &Arc<Self>, pending: Pending, charge: Option<Charge>) -> Walk {
+        self.walk_with(pending.message, Some(pending.target), charge, None)
+    }
+
+    /// As [`Router::walk`]; the `charge` is for the first target.
+    fn walk_with(
+        self: &Arc<Self>,
+        message: Message,
+        known: Option<Target>,
+        mut charge: Option<Charge>,
+        held: Option<&dyn Fn(&Target) -> bool>,
+    ) -> Walk {
+        let (mut message, mut known) = (message, known);
         for _ in 0..=HOPS_MAX {
-            if let Some(id) = message.next().and_then(AddressRef::random_id) {
-                message = match self.asks.answer(id, message) {
-                    Ok(()) => return Walk::Done,
-                    Err(message) => message,
-                };
-            }
-            let target = match self.target(&message) {
-                Ok(target) => target,
-                Err(code) => return Walk::Refused(code, message),
+            let target = match known.take() {
+                Some(target) => target,
+                None => {
+                    if let Some(id) = message.next().and_then(AddressRef::random_id) {
+                        message = match self.asks.answer(id, message) {
+                            Ok(()) => return Walk::Done,
+                            Err(message) => message,
+                        };
+                    }
+                    match self.target(&message) {
+                        Ok(target) => target,
+                        Err(code) => return Walk::Refused(code, message),
+                    }
+                }
             };
             if held.is_some_and(|held| held(&target)) {
                 // Others wait for this target already: it has to be asked in their order.
@@ -513,9 +533,15 @@ impl Router {
                 let bytes = message.memory();
                 return Walk::Full(Pending { message, target, room, bytes });
             }
-            message = match target.act(self, message, None) {
-                Next::Forward(message) => message,
-                Next::Done(spent) => return done(spent),
+            (message, known) = match target.act(self, message, charge.take()) {
+                Next::Forward(message) => (message, None),
+                Next::ForwardTo(Known(target), message) => (message, Some(target)),
+                Next::Done(spent) => {
+                    if let Some(spent) = spent {
+                        spent.recycle();
+                    }
+                    return Walk::Done;
+                }
                 Next::Full(room, bytes, message) => {
                     return Walk::Full(Pending { message, target, room, bytes });
                 }
@@ -523,17 +549,6 @@ impl Router {
             };
         }
         Walk::Refused(ErrorCode::HopLimit, message)
-    }
-
-    /// Goes on with a message that waited, with the room it waited for.
-    pub(crate) fn resume(self: &Arc<Self>, pending: Pending, charge: Option<Charge>) -> Walk {
-        let Pending { message, target, .. } = pending;
-        match target.act(self, message, charge) {
-            Next::Forward(message) => self.walk(message, None),
-            Next::Done(spent) => done(spent),
-            Next::Full(room, bytes, message) => Walk::Full(Pending { message, target, room, bytes }),
-            Next::Refused(code, message) => Walk::Refused(code, message),
-        }
     }
 
     /// What the nearest onward address leads to, if the message's flow may reach it.
@@ -676,14 +691,6 @@ impl Router {
 /// front of the connection it came by, which its ingress wrote.
 fn hops_passed(message: &Message) -> impl Iterator<Item = AddressRef<'_>> {
     message.ret().iter().take_while(|address| address.random_id().is_none())
-}
-
-/// The end of a walk; the block of what was sent is this thread's next.
-fn done(spent: Option<Message>) -> Walk {
-    if let Some(spent) = spent {
-        spent.recycle();
-    }
-    Walk::Done
 }
 
 impl fmt::Debug for Router {
