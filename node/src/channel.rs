@@ -271,6 +271,16 @@ impl Channels {
         }
     }
 
+    /// Runs a handshake as a task of its own. Those that are finished go first: their tasks are large.
+    fn spawn_handshake(
+        &self,
+        handshake: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::AbortHandle {
+        let mut handshakes = self.handshakes();
+        while handshakes.try_join_next().is_some() {}
+        handshakes.spawn(handshake)
+    }
+
     /// Logs each fork of an identity's history once.
     fn raise_alarms(&self) {
         let forked = self.forked();
@@ -385,7 +395,7 @@ impl Channels {
             return;
         }
         let (channels, line) = (Arc::clone(self), Arc::clone(line));
-        self.handshakes().spawn(async move {
+        self.spawn_handshake(async move {
             if let Some(intent) = &line.intent {
                 let replaces = line.session().predecessor();
                 match channels.initiate(intent, intent.renewal_mode(), Some(line.peer), replaces).await {
@@ -717,7 +727,7 @@ impl Accepting {
         let driving = Arc::clone(channels);
         // The entry is made before the task may remove it.
         let mut running = self.running();
-        let task = channels.handshakes().spawn(async move {
+        let task = channels.spawn_handshake(async move {
             let channels = driving;
             let guard = Unfinished { channels: &channels, session: &driven };
             let way = Path::Responder { back };
