@@ -228,15 +228,15 @@ async fn handle<W: Worker>(
     match outcome {
         Ok(Ok(reply)) => {
             let Some(message) = current else { return Ok(None) };
-            if message.ret().is_empty() {
-                return Ok(Some(message));
+            match compose_answer(context, message, reply) {
+                Ok(answer) => {
+                    if let Err(error) = context.router.try_send(answer) {
+                        wait_to_answer(context, error).await;
+                    }
+                    Ok(None)
+                }
+                Err(unanswered) => Ok(unanswered),
             }
-            if let Some(answer) = compose_answer(context, message, reply)
-                && let Err(error) = context.router.try_send(answer)
-            {
-                wait_to_answer(context, error).await;
-            }
-            Ok(None)
         }
         Ok(Err(failure)) => {
             tracing::warn!(worker = %context.address(), cause = %failure.cause(), "a request failed");
@@ -254,20 +254,26 @@ async fn handle<W: Worker>(
     }
 }
 
-/// A handler's answer as a message, if there is one.
-fn compose_answer(context: &Context, message: Message, reply: impl Reply) -> Option<Message> {
-    if let Some(body) = reply.shared_reply() {
-        return message.into_reply_body(RouteRef::default(), body);
+/// A handler's answer as a message; else the message itself, unless its sender was told of a failure.
+fn compose_answer(
+    context: &Context,
+    message: Message,
+    reply: impl Reply,
+) -> Result<Message, Option<Message>> {
+    if message.ret().is_empty() {
+        return Err(Some(message));
     }
-    let composed = with_scratch(|payload| match reply.encode_reply(payload) {
-        Ok(true) => Ok(message.into_reply(RouteRef::default(), payload)),
-        Ok(false) => Ok(None),
-        Err(error) => Err((error, message)),
-    });
-    composed.unwrap_or_else(|(error, message)| {
-        tracing::warn!(worker = %context.address(), %error, "an answer cannot be encoded");
-        context.router.report(message, ErrorCode::Failed);
-        None
+    if let Some(body) = reply.shared_reply() {
+        return message.into_reply_body(RouteRef::default(), body).ok_or(None);
+    }
+    with_scratch(|payload| match reply.encode_reply(payload) {
+        Ok(true) => message.into_reply(RouteRef::default(), payload).ok_or(None),
+        Ok(false) => Err(Some(message)),
+        Err(error) => {
+            tracing::warn!(worker = %context.address(), %error, "an answer cannot be encoded");
+            context.router.report(message, ErrorCode::Failed);
+            Err(None)
+        }
     })
 }
 
