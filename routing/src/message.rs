@@ -556,7 +556,7 @@ fn offset(at: usize) -> u16 {
 }
 
 /// Largest block that is kept for the next message.
-const RECYCLED_MAX: usize = 960;
+const RECYCLED_MAX: usize = 1984;
 
 /// Blocks that a thread keeps: a record and the message in it, and one in hand.
 const SPARE_MAX: usize = 4;
@@ -570,8 +570,9 @@ thread_local! {
 fn take_spare(length: usize) -> Option<Message> {
     let take = |spare: &RefCell<Vec<Message>>| {
         let mut spare = spare.borrow_mut();
-        let fitting = spare.iter().rposition(|spare| spare.0.data.len() >= length)?;
-        Some(spare.swap_remove(fitting))
+        let fitting = spare.iter().enumerate().filter(|(_, spare)| spare.0.data.len() >= length);
+        let (smallest, _) = fitting.min_by_key(|(_, spare)| spare.0.data.len())?;
+        Some(spare.swap_remove(smallest))
     };
     // No thread-local storage any more means that the thread is ending: a fresh block will do.
     SPARE.try_with(take).ok().flatten()
