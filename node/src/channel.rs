@@ -430,7 +430,7 @@ impl Channels {
 
     /// Closes a session that this end does not take, so that the peer does not keep it.
     fn refuse(&self, session: &Session, finished: Finished) {
-        let Finished { mut established, onward } = finished;
+        let Finished { mut established, onward, .. } = finished;
         let mut record = Vec::new();
         let now = now(&self.router);
         if established.session.sealer.seal_close(now, CloseCode::Normal, &mut record).is_ok() {
@@ -739,11 +739,13 @@ impl Accepting {
                 Ok(finished) => {
                     std::mem::forget(guard);
                     accepting.handshakes().established(id);
-                    if let Some(local) = accepting.resumes {
-                        let now = now(&channels.router);
-                        channels.tickets.keep(now, finished.established.ticket(now, local));
-                    }
+                    let now = now(&channels.router);
+                    let ticket = accepting.resumes.map(|local| finished.established.ticket(now, local));
                     channels.accepted(driven, finished, accepting, id).await;
+                    // Behind the opening: to write it takes time, and records are on their way.
+                    if let Some(ticket) = ticket {
+                        channels.tickets.keep(now, ticket);
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a handshake failed");
@@ -874,6 +876,8 @@ struct Driver<'a> {
 pub(crate) struct Finished {
     pub(crate) established: Box<Established>,
     pub(crate) onward: Route,
+    /// What comes until the session is open.
+    pub(crate) inbox: mpsc::Receiver<Arrived>,
 }
 
 impl Driver<'_> {
@@ -905,7 +909,7 @@ impl Driver<'_> {
                     Output::Spend(role, id) => self.channels.tickets.erase(role, id)?,
                     Output::Established(established) => {
                         let onward = self.way.to(To::Peer).ok_or(NodeError::Misuse("no way to the peer"))?;
-                        return Ok(Finished { established, onward });
+                        return Ok(Finished { established, onward, inbox: self.inbox });
                     }
                     Output::Failed(failure) => return Err(NodeError::Handshake(failure)),
                     Output::Wait { until } => break until,

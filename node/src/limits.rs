@@ -77,6 +77,7 @@ impl Limits {
                 "a worker's mailbox (an entry counts 256 B at least)",
             ),
             row("workers.lane", bytes(workers.lane_bytes), "messages of one connection for one full target"),
+            row("workers.lanes", bytes(workers.lanes_bytes), "messages of all connections for full targets"),
             row("workers.send_wait", time(workers.send_wait), "how long a send waits for room"),
             row(
                 "workers.worker_pause",

@@ -123,8 +123,8 @@ impl Session {
 
     /// The handshake is finished: records are opened here from now on, as those of `line`. Returns what came early.
     pub(crate) fn open(&self, line: &Line, finished: Finished) -> Vec<Vec<u8>> {
-        let Finished { established, onward } = finished;
-        let Established { session, early, .. } = *established;
+        let Finished { established, onward, mut inbox } = finished;
+        let Established { session, mut early, .. } = *established;
         let onward_channels::Session { sealer, opener, binding, confirmation } = session;
         let follows = sealer.role() == Role::Responder;
         let way = Way::new(onward, self.id);
@@ -145,6 +145,10 @@ impl Session {
         };
         let _ = self.ready.set(ready);
         *lock(&self.inbox) = None;
+        // What came behind the handshake's last message.
+        while let Ok(arrived) = inbox.try_recv() {
+            early.push(arrived.packet);
+        }
         early
     }
 
@@ -281,11 +285,14 @@ impl Session {
         }
     }
 
-    /// Hands a packet to the handshake's driver; more than it takes are dropped, their sender repeats.
-    pub(crate) fn hand_to_driver(&self, packet: &[u8], ret: RouteRef<'_>) {
-        if let Some(inbox) = &*lock(&self.inbox) {
+    /// Hands a packet to the handshake's driver, if it still runs; more than it takes are dropped, their
+    /// sender repeats.
+    pub(crate) fn hand_to_driver(&self, packet: &[u8], ret: RouteRef<'_>) -> bool {
+        let inbox = lock(&self.inbox);
+        if let Some(inbox) = &*inbox {
             let _ = inbox.try_send(Arrived { packet: packet.to_vec(), ret: ret.to_owned() });
         }
+        inbox.is_some()
     }
 
     /// Seals one message and hands it to the connection; see [`Step::step`].
@@ -608,10 +615,11 @@ impl Ready {
 impl Step for Session {
     /// What reaches the session address: a handshake message or a record.
     fn step(&self, router: &Arc<Router>, mut message: Message, _: Option<Charge>) -> Next {
-        let Some(ready) = self.ready.get() else {
-            self.hand_to_driver(message.payload(), message.ret());
+        if self.ready.get().is_none() && self.hand_to_driver(message.payload(), message.ret()) {
             return Next::Done(Some(message));
-        };
+        }
+        // It became ready in between, or never will.
+        let Some(ready) = self.ready.get() else { return Next::Done(Some(message)) };
         if message.payload().first() == Some(&0x89) {
             // The last message of the handshake again: its CONFIRM was lost.
             self.confirm_if(router, |confirmation| confirmation.is_repeated(message.payload()));

@@ -139,6 +139,11 @@ impl Ingress {
         if !state.waiting.is_empty() && state.bytes + bytes > self.router.limits.lane_bytes {
             return Some(Blocked(Box::new(pending)));
         }
+        if !self.router.lanes.try_take(bytes) {
+            drop(state);
+            self.router.report(pending.message, ErrorCode::Overloaded);
+            return None;
+        }
         state.bytes += bytes;
         state.waiting.push_back(pending);
         if std::mem::take(&mut state.idle) {
@@ -226,6 +231,7 @@ impl Lane {
             if let Walk::Refused(code, message) = walk {
                 router.report(message, code);
             }
+            router.lanes.give(bytes);
             self.release(bytes, router.limits.lane_bytes);
         }
     }

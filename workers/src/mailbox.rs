@@ -173,6 +173,13 @@ impl Mailbox {
         self.state().closed
     }
 
+    /// A worker's next life begins: a stop that was meant for the one before is forgotten.
+    pub(crate) fn revive(&self) {
+        let mut state = self.state();
+        state.notices.retain(|notice| !matches!(notice, Notice::Stop));
+        self.stopping.store(false, Ordering::Relaxed);
+    }
+
     /// Whether a stop waits, so that the rest of a batch is not handled.
     pub(crate) fn has_stop(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)

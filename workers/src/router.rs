@@ -1,6 +1,6 @@
 //! The heart of a node: takes a message along its onward route, one synchronous step after the other.
 //!
-//! [`Router::route`] runs on the sender's task. Hops, relays, connections and channels are [`Step`]s;
+//! [`Router::send`] runs on the sender's task. Hops, relays, connections and channels are [`Step`]s;
 //! the walk ends in a mailbox, on a connection, with an answer handed to a waiting request, or in a
 //! refusal. The only wait is for room at the end. Reachability is asked before every step of a message
 //! from outside; nothing else here decides policy.
@@ -38,6 +38,9 @@ pub struct Limits {
     pub mailbox_bytes: usize,
     /// Bytes a connection's lane to one full target holds, by default 256 KiB.
     pub lane_bytes: usize,
+    /// Bytes that the lanes of all connections hold together, by default 64 MiB. A lane outlives its
+    /// connection until its target has taken what was accepted.
+    pub lanes_bytes: usize,
     /// How long a send waits for room, by default 5 s.
     pub send_wait: Duration,
     /// How long a connection's reader pauses for a full local worker, by default 50 ms.
@@ -57,6 +60,7 @@ impl Default for Limits {
         Self {
             mailbox_bytes: 256 * 1024,
             lane_bytes: 256 * 1024,
+            lanes_bytes: 64 * 1024 * 1024,
             send_wait: Duration::from_secs(5),
             worker_pause: Duration::from_millis(50),
             egress_pause: Duration::from_secs(5),
@@ -249,6 +253,8 @@ pub struct Router {
     reach: RwLock<Reach>,
     random: Mutex<Random>,
     dialer: OnceLock<Arc<dyn Dialer>>,
+    /// Room of all lanes together.
+    pub(crate) lanes: Room,
     /// Places for answers that wait for room beside their workers.
     pub(crate) late_answers: Arc<Semaphore>,
     began: Instant,
@@ -263,6 +269,7 @@ impl Router {
     pub fn new(limits: Limits) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             asks: Asks::new(limits.asks).map_err(std::io::Error::other)?,
+            lanes: Room::new(limits.lanes_bytes),
             limits,
             directory: DashMap::default(),
             generation: AtomicU64::new(0),
@@ -676,7 +683,12 @@ impl Router {
     /// Nobody waits for this report: if its way is full it is dropped.
     pub fn report(self: &Arc<Self>, message: Message, code: ErrorCode) {
         self.counters.undeliverable.fetch_add(1, Ordering::Relaxed);
-        let Some(detailed) = self.reach_mut().may_report(message.flow(), self.now()) else { return };
+        let detailed = {
+            // Only a count changes, no rule: the generation stays.
+            let mut reach = self.reach.write().unwrap_or_else(PoisonError::into_inner);
+            reach.may_report(message.flow(), self.now())
+        };
+        let Some(detailed) = detailed else { return };
         let code = if detailed { code } else { ErrorCode::Refused };
         let at = if detailed { message.next().map(AddressRef::to_owned) } else { None };
         if let Some(report) = message.into_report(code, at.as_ref()) {

@@ -75,25 +75,26 @@ pub fn start<W: Worker>(
     worker: W,
 ) -> Result<WorkerHandle, StartError> {
     let mailbox = open(router, address)?;
-    let (router, own) = (Arc::clone(router), Arc::clone(&mailbox));
+    // Made before the task: it closes the mailbox also when the task is dropped before its first turn.
+    let closing =
+        Closing { router: Arc::clone(router), mailbox: Arc::clone(&mailbox), reason: EndReason::Stopped };
     let task = tokio::spawn(async move {
-        // Closed also when the task is dropped in the middle.
-        let mut closing = Closing { router: &router, mailbox: &own, reason: EndReason::Stopped };
-        closing.reason = run(&router, &own, worker).await;
+        let mut closing = closing;
+        closing.reason = run(&closing.router, &closing.mailbox, worker).await;
     });
     Ok(WorkerHandle { mailbox, task: task.abort_handle() })
 }
 
 /// Closes a worker's mailbox when its task ends, however it does.
-struct Closing<'a> {
-    router: &'a Arc<Router>,
-    mailbox: &'a Arc<Mailbox>,
+struct Closing {
+    router: Arc<Router>,
+    mailbox: Arc<Mailbox>,
     reason: EndReason,
 }
 
-impl Drop for Closing<'_> {
+impl Drop for Closing {
     fn drop(&mut self) {
-        close(self.router, self.mailbox, self.reason.clone());
+        close(&self.router, &self.mailbox, self.reason.clone());
     }
 }
 
@@ -125,7 +126,7 @@ pub(crate) async fn run<W: Worker>(router: &Arc<Router>, mailbox: &Arc<Mailbox>,
     };
     if reason == EndReason::Stopped {
         // A panic while stopping changes nothing: the worker ends either way.
-        let _ = contain(worker.stopped(&mut context)).await;
+        let _ = contain(async { worker.stopped(&mut context).await }).await;
     }
     // What was not handled stays in the mailbox: for the worker's next life, or for `close`.
     mailbox.put_back(batch);
@@ -152,7 +153,7 @@ async fn serve<W: Worker>(worker: &mut W, context: &mut Context, batch: &mut Vec
             Some(Notice::Stop) => return EndReason::Stopped,
             Some(Notice::Drain) => {}
             Some(Notice::Ended(ended)) => {
-                if let Err(text) = contain(worker.ended(context, ended)).await {
+                if let Err(text) = contain(async { worker.ended(context, ended).await }).await {
                     return EndReason::Panicked(text);
                 }
             }
@@ -223,7 +224,8 @@ async fn handle<W: Worker>(
     };
     context.flow = message.flow();
     context.current = Some(message);
-    let outcome = contain(worker.handle(context, request)).await;
+    // Within the block: a closure may panic before it returns its future.
+    let outcome = contain(async { worker.handle(context, request).await }).await;
     let current = context.current.take();
     match outcome {
         Ok(Ok(reply)) => {

@@ -190,6 +190,7 @@ impl Running {
             tracing::error!(worker = %child.address, "not started: its address is taken");
             return;
         };
+        mailbox.revive();
         self.starts += 1;
         let number = self.starts;
         // A panic in the function that makes the worker must count as the worker's.
