@@ -27,6 +27,9 @@ use crate::args::Cli;
 use crate::error::{CliError, Code, Exit};
 use crate::output::{Output, print_error};
 
+/// What is left of a process's tasks has so long to end.
+const SHUTDOWN: std::time::Duration = std::time::Duration::from_millis(500);
+
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // Errors in the command line itself are told in the format that it asks for, too.
@@ -62,8 +65,9 @@ fn run(arguments: &[OsString]) -> Result<(), CliError> {
         .build()
         .map_err(|error| CliError::new(Code::Internal, "no runtime").because(error))?;
     let result = runtime.block_on(commands::run(cli, output));
-    // A read of standard input that nobody waits for any more must not keep the process.
-    runtime.shutdown_background();
+    // Programs that are under way end with their tasks; a read of standard input that nobody waits for any more must
+    // not keep the process.
+    runtime.shutdown_timeout(SHUTDOWN);
     result
 }
 

@@ -160,6 +160,17 @@ struct Inner {
     connections: Mutex<Vec<Connection>>,
 }
 
+impl Drop for Inner {
+    /// The last clone is gone: what would go on by itself ends where it stands.
+    fn drop(&mut self) {
+        for worker in lock(&self.workers).drain(..) {
+            worker.abort();
+        }
+        #[cfg(feature = "tcp")]
+        self.tcp.end();
+    }
+}
+
 /// What a shutdown achieved.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ShutdownReport {

@@ -94,6 +94,12 @@ impl Dialled {
         }
     }
 
+    /// Ends all of them without draining.
+    pub(crate) fn end(&self) {
+        // The connections hold the router, which holds their dialer: nothing else would end them.
+        drop(std::mem::take(&mut *self.entries()));
+    }
+
     /// Closes all of them at once, each within `within`.
     pub(crate) async fn close(&self, within: Duration) {
         let all: Vec<_> = std::mem::take(&mut *self.entries()).into_values().flatten().collect();

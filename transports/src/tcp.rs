@@ -96,6 +96,11 @@ impl TcpTransport {
         Connection::start(router, &self.streams, self.connector(endpoint.clone(), None), None)
     }
 
+    /// Ends what messages have dialled without draining, as the last handle of a node does.
+    pub fn end(&self) {
+        self.dialled.end();
+    }
+
     /// Closes every dialled connection, each draining for at most `within` from now.
     pub async fn close(&self, within: Duration) {
         self.dialled.close(within).await;
