@@ -282,23 +282,30 @@ async fn a28_ten_times_too_much_for_one_worker_is_told_and_slows_no_other() {
     }
 }
 
+/// Channels of one cycle: the far end sees within a second that they are closed.
+const AT_ONCE: usize = 20;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a29_channels_that_come_and_go_leave_nothing() {
     let _alone = alone();
     let cycles = size(40, 100_000);
     let pair = Pair::start(Limits::default()).await;
     let cycle = async || {
-        let channel = pair.open(pair.route()).await;
-        let to = pair.client.route_along(channel.route_to("echo").unwrap());
-        let _: Raw = to.ask(&raw("x")).await.unwrap();
-        channel.close();
+        let mut channels = Vec::new();
+        for _ in 0..AT_ONCE {
+            let channel = pair.open(pair.route()).await;
+            let to = pair.client.route_along(channel.route_to("echo").unwrap());
+            let _: Raw = to.ask(&raw("x")).await.unwrap();
+            channels.push(channel);
+        }
+        channels.iter().for_each(Channel::close);
         until("both ends have ended", || pair.service.channels() + pair.client.channels() == 0).await;
     };
-    for _ in 0..size(40, 1_000) {
+    for _ in 0..size(40, 1_000) / AT_ONCE {
         cycle().await;
     }
     let (memory, descriptors) = (Process::own().memory(), Process::own().descriptors());
-    for _ in 0..cycles {
+    for _ in 0..cycles / AT_ONCE {
         cycle().await;
     }
     let row = Row::new("A29");
