@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use onward_channels::{Bases, Basis, Established, FirstMessage, FrameType, HandshakeId, Initiator, Input, Listener, ListenerLimits, Mode, Opening, Output, Psk, Responder, Session, Suite, Ticket, Tickets, Verdict};
+use onward_channels::{
+    Bases, Basis, Established, FirstMessage, FrameType, HandshakeId, Initiator, Input, Listener,
+    ListenerLimits, Mode, Opening, Output, Psk, Responder, Session, Suite, Ticket, Tickets, Verdict,
+};
 use onward_keys::SharedSecret;
 
 use crate::party::{Party, at};

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use onward_channels::{Content, Established, FirstMessage, FrameType, Initiator, Input, Listener, ListenerLimits, Mode, Opening, Output, Sequence, Session, Suite, Verdict};
+use onward_channels::{
+    Content, Established, FirstMessage, FrameType, Initiator, Input, Listener, ListenerLimits, Mode, Opening,
+    Output, Sequence, Session, Suite, Verdict,
+};
 
 use crate::party::{Party, at};
 
