@@ -1,7 +1,7 @@
 //! `cargo xtask chaos`: measures the rows of the list of claims, real processes being killed among them.
 //!
-//! A row is measured by the tests whose name begins with its number: `a12_…` measures A12. This task finds
-//! them in the sources, runs them alone, one at a time, and passes on each figure they print.
+//! A row is measured by the tests whose name begins with its number: `a12_…` measures A12, `a12_a36_…` A12 and
+//! A36. This task finds them in the sources, runs them alone, one at a time, and passes on each figure they print.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -106,7 +106,7 @@ fn row_tests(folder: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
                 folders.push(path);
             } else if is_source {
                 let source = std::fs::read_to_string(&path)?;
-                for (row, test) in source.lines().filter_map(row_test) {
+                for (row, test) in source.lines().flat_map(rows_of) {
                     tests.entry(row).or_default().insert(test.to_owned());
                 }
             }
@@ -116,14 +116,18 @@ fn row_tests(folder: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
     Ok(tests)
 }
 
-/// The row and the name of the test that begins in this line: `fn a12_…` measures A12.
-fn row_test(line: &str) -> Option<(String, &str)> {
+/// The rows of the test that begins in this line, each with its name: `fn a12_a36_…` measures A12 and A36.
+fn rows_of(line: &str) -> impl Iterator<Item = (String, &str)> {
     let code = line.trim_start();
-    let name = code.strip_prefix("async ").unwrap_or(code).strip_prefix("fn ")?.split('(').next()?;
-    let (row, _) = name.split_once('_')?;
-    let digits = row.strip_prefix(['a', 'r'])?;
-    let is_row = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
-    is_row.then(|| (row.to_uppercase(), name))
+    let code = code.strip_prefix("async ").unwrap_or(code);
+    let name = code.strip_prefix("fn ").and_then(|code| code.split('(').next()).unwrap_or_default();
+    let parts = name.split_once('_').map(|_| name.split('_')).into_iter().flatten();
+    parts.take_while(|part| is_row(part)).map(move |row| (row.to_uppercase(), name))
+}
+
+fn is_row(part: &str) -> bool {
+    part.strip_prefix(['a', 'r'])
+        .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -132,13 +136,14 @@ mod tests {
 
     #[test]
     fn tests_of_rows_are_told_from_other_functions() {
-        let test = |line| row_test(line).map(|(row, name)| (row, name.to_owned()));
-        assert_eq!(test("fn a12_x() {"), Some(("A12".into(), "a12_x".into())));
-        assert_eq!(test("    async fn r13_y() {"), Some(("R13".into(), "r13_y".into())));
+        let found = |line| rows_of(line).collect::<Vec<_>>();
+        assert_eq!(found("fn a12_x() {"), [("A12".into(), "a12_x")]);
+        assert_eq!(found("    async fn r13_y() {"), [("R13".into(), "r13_y")]);
+        assert_eq!(found("fn a2_a36_x() {"), [("A2".into(), "a2_a36_x"), ("A36".into(), "a2_a36_x")]);
         for other in
             ["fn a_x() {", "fn read_x() {", "// fn a12_x", "fn n1_2_x() {", "fn a12() {", "fn r1x_y()"]
         {
-            assert_eq!(test(other), None, "{other}");
+            assert_eq!(found(other), [], "{other}");
         }
     }
 
