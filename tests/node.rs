@@ -198,6 +198,24 @@ async fn a_slow_worker_leaves_another_route_of_the_same_connection_alone() {
     assert!(matches!(refused, AskError::Reported { code: ErrorCode::Refused, .. }), "{refused}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_node_gives_its_connections_back() {
+    let mut limits = Limits::default();
+    limits.streams.connections_per_ip = 1;
+    let service = Node::builder("service").limits(limits).start().await.unwrap();
+    service.start_worker("echo", Echo).unwrap();
+    let listener = service.listen_tcp("127.0.0.1:0").await.unwrap();
+    listener.expose("echo").unwrap();
+    let ask = async || {
+        let client = node("client").await;
+        let route = client.route(&format!("{} => echo", listener.name())).unwrap();
+        route.ask_within::<_, Raw>(&raw("hi"), DRAIN).await
+    };
+    ask().await.unwrap();
+    let again = async { while ask().await.is_err() {} };
+    tokio::time::timeout(DRAIN * 10, again).await.unwrap();
+}
+
 #[tokio::test]
 async fn identities_survive_a_restart_and_a_rotation() {
     let home = tempfile::tempdir().unwrap();
