@@ -23,7 +23,6 @@ mod resolver;
 mod schedule;
 mod session;
 pub mod signed;
-pub mod strict;
 mod time;
 #[cfg(test)]
 mod vectors;
@@ -35,6 +34,7 @@ pub use handshake::{
 };
 pub use listener::{FirstMessage, HandshakeId, Listener, ListenerLimits, Verdict};
 pub use mode::{Mode, Suite};
+pub use onward_keys::strict;
 pub use reassembly::{MESSAGE_BYTES_MAX, Reassembly};
 pub use record::{
     BODY_MAX, CloseCode, Content, FRAGMENT_HEAD_BYTES, Fragment, Frame, FrameType, HEAD_BYTES, HEAD_ROOM,
