@@ -21,8 +21,9 @@ pub use onward_node::MemoryNetwork;
 #[cfg(feature = "channels")]
 pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
-    IdentityError, Introduction, KeyError, ListenerLimits, Mode, Padding, Peer, Profile, Psk, SoftwareVault,
-    Suite, Trust, Vault, VerifiedHistory, read_psk,
+    IdentityError, Introduction, KEY_DEADLINE, KeyClient, KeyError, KeyId, KeyMeta, KeyState, KeyUsage,
+    ListenerLimits, Mode, NewKey, Padding, Peer, Profile, Psk, PublicHalf, Refusal, ServiceState,
+    SoftwareVault, Suite, Trust, Vault, VerifiedHistory, read_psk,
 };
 pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,

@@ -42,6 +42,9 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Where measured claims are made: every package may use it, in its tests alone.
 const TRIALS: &str = "onward-trials";
 
+/// A process that is tested together with what uses it, along an arrow that its code does not have.
+const TESTED_BY_USE: &[(&str, &str)] = &[("onward-keyd", "onward")];
+
 /// Crates without sockets, clock, tasks or `async`: time and randomness are arguments there.
 const PURE: &[&str] = &["routing", "channels"];
 
@@ -272,7 +275,8 @@ fn arrow_faults(metadata: &Value, arrows: &[(&str, &[&str])]) -> Vec<String> {
         };
         for dependency in dependencies(package) {
             let to = name(dependency);
-            let is_for_tests = to == TRIALS && dependency["kind"].as_str() == Some("dev");
+            let is_for_tests = dependency["kind"].as_str() == Some("dev")
+                && (to == TRIALS || TESTED_BY_USE.contains(&(name(package), to)));
             if ours.contains(to) && !allowed.contains(&to) && !is_for_tests {
                 faults.push(format!("{} may not depend on {to}", name(package)));
             }

@@ -59,11 +59,12 @@ pub enum FileError {
     },
 }
 
-/// Makes the directory (mode 0700), or checks that it is ours alone, and locks it for as long as the result lives.
+/// Makes the directory (mode 0700), or checks that it is ours alone, and locks it for as long as the file lives.
+/// Answers with its full name.
 ///
 /// # Errors
 /// [`FileError`].
-pub fn hold_directory(path: &Path) -> Result<File, FileError> {
+pub fn hold_directory(path: &Path) -> Result<(PathBuf, File), FileError> {
     match DirBuilder::new().recursive(true).mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -81,7 +82,8 @@ pub fn hold_directory(path: &Path) -> Result<File, FileError> {
     }
     flock(&directory, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| FileError::InUse(path.to_owned()))?;
-    Ok(directory)
+    let name = fs::canonicalize(path).map_err(|source| failed("resolving", path, source))?;
+    Ok((name, directory))
 }
 
 /// Reads the policy. A missing file denies everything.
@@ -129,6 +131,9 @@ pub fn bind(path: &Path, mode: u32) -> Result<UnixListener, FileError> {
         Err(source) => return Err(failed("reading", path, source)),
     }
     let listener = UnixListener::bind(path).map_err(|source| failed("binding", path, source))?;
+    // Inherited by connections, on kernels that do so: what is sent before it is accepted has credentials, too.
+    rustix::net::sockopt::set_socket_passcred(&listener, true)
+        .map_err(|error| failed("preparing", path, error.into()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .map_err(|source| failed("opening", path, source))?;
     Ok(listener)

@@ -93,9 +93,9 @@ impl Plan {
 
 fn serve(plan: Plan) -> Result<(), Failed> {
     sandbox::refuse_inspection()?;
+    let (directory, _lock) = files::hold_directory(&plan.directory)?;
+    // Every file from here on, the socket among them, is its owner's alone from its first moment.
     rustix::process::umask(Mode::from_raw_mode(0o177));
-    let directory = fs::canonicalize(parent_exists(&plan.directory)?)?;
-    let _lock = files::hold_directory(&directory)?;
     let settings = Settings {
         policy: plan.policy.unwrap_or_else(|| directory.join(POLICY_NAME)),
         uid: rustix::process::geteuid().as_raw(),
@@ -128,15 +128,6 @@ fn serve(plan: Plan) -> Result<(), Failed> {
     }
     Server { listener, service, examiner, stop, hang_up }.run()?;
     Ok(())
-}
-
-/// Makes the directory if it is missing, so that its name can be resolved.
-fn parent_exists(directory: &Path) -> io::Result<&Path> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    match fs::DirBuilder::new().recursive(true).mode(0o700).create(directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(directory),
-    }
 }
 
 /// Reads the passphrase, one line of standard input, and unlocks the store.

@@ -58,8 +58,6 @@ impl Server {
     pub fn run(mut self) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
         self.hang_up.set_nonblocking(true)?;
-        // Inherited by every connection: each piece of a request then comes with its sender's credentials.
-        sockopt::set_socket_passcred(&self.listener, true)?;
         let mut clients: Vec<Connection> = Vec::new();
         loop {
             let ready = self.wait(&clients)?;
@@ -135,6 +133,8 @@ impl Server {
     fn accept(&mut self) -> Option<Connection> {
         let (socket, _) = self.listener.accept().ok()?;
         socket.set_nonblocking(true).ok()?;
+        // Each piece of a request then comes with its sender's credentials.
+        sockopt::set_socket_passcred(&socket, true).ok()?;
         let peer = Peer::of(&socket).ok()?;
         let client = Client { uid: peer.uid, gid: peer.gid, exe: None };
         let mut connection = Connection {

@@ -18,7 +18,7 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
+use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 use zeroize::Zeroize as _;
 
 /// Bytes of a secret in the arena.
@@ -171,9 +171,11 @@ impl Pages {
         if Self::back_with_secret(data, bytes).is_ok() {
             return Ok(Protection::Secret);
         }
-        // SAFETY: the range is inside a mapping of ours that nobody has a reference into yet.
+        // Mapped anew: what failed above may have taken the mapping away.
+        // SAFETY: FIXED replaces exactly the data part of our own mapping, which nobody has a reference into yet.
         unsafe {
-            mm::mprotect(data, bytes, MprotectFlags::READ | MprotectFlags::WRITE)?;
+            let rights = ProtFlags::READ | ProtFlags::WRITE;
+            mm::mmap_anonymous(data, bytes, rights, MapFlags::PRIVATE | MapFlags::FIXED)?;
             mm::madvise(data, bytes, Advice::LinuxDontDump)?;
             mm::madvise(data, bytes, Advice::LinuxWipeOnFork)?;
             match mm::mlock(data, bytes) {

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use crate::service::Refusal;
 use crate::{KeyId, KeyUsage, NonContributory, SignatureType};
 
 /// Why a vault did not do what it was asked.
@@ -31,6 +32,9 @@ pub enum KeyError {
     NonContributory(#[from] NonContributory),
 
     // The operator has to act.
+    /// The key service refused for another reason than the key.
+    #[error("the key service refused")]
+    Refused(#[source] Refusal),
     /// The vault is locked: unlock it, then ask again.
     #[error("the vault is locked")]
     Locked,

@@ -13,6 +13,8 @@ mod error;
 mod identity;
 #[cfg(feature = "channels")]
 mod introduction;
+#[cfg(feature = "channels")]
+mod keyd;
 mod limits;
 #[cfg(feature = "channels")]
 mod line;
@@ -30,11 +32,15 @@ pub use channel::{Channel, ChannelListener, ChannelOptions, Peer};
 #[cfg(feature = "channels")]
 pub use identity::Identity;
 #[cfg(feature = "channels")]
+pub use keyd::{DEADLINE as KEY_DEADLINE, KeyClient};
+#[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
 #[cfg(feature = "channels")]
 pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite};
 #[cfg(feature = "channels")]
-pub use onward_keys::{Backend, KeyError, SoftwareVault, Vault};
+pub use onward_keys::service::{KeyMeta, KeyState, NewKey, Refusal, ServiceState};
+#[cfg(feature = "channels")]
+pub use onward_keys::{Backend, KeyError, KeyId, KeyUsage, PublicHalf, SoftwareVault, Vault};
 
 pub use error::NodeError;
 #[cfg(feature = "channels")]
