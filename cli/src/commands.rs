@@ -1,6 +1,10 @@
 //! What each command does; a file per noun.
 
+mod audit;
+mod doctor;
 mod identity;
+mod key;
+mod keyd;
 mod message;
 mod node;
 mod peer;
@@ -26,6 +30,10 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Ask(message) => message::ask(&state()?, message, output).await,
         Command::Route(command) => route::run(&state()?, command, output),
         Command::Identity(command) => identity::run(&state()?, command, output).await,
+        Command::Key(command) => key::run(&state()?, command, output).await,
+        Command::Keyd(command) => keyd::run(&state()?, command, output).await,
+        Command::Audit(command) => audit::run(&state()?, command, output),
+        Command::Doctor(at) => doctor::run(&state()?, &at, output).await,
         Command::Peer(command) => peer::run(&state()?, command, output),
         Command::Status(on) => status::run(&state()?, on.node.as_deref(), output).await,
         Command::Demo(DemoCommand::Chain { text, attack }) => demo::chain(text, attack, output).await,

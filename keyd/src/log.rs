@@ -22,6 +22,9 @@ pub const LOG_NAME: &str = "audit.log";
 /// The file of signed heads, in the service's directory.
 pub const HEADS_NAME: &str = "audit.heads";
 
+/// The file of the heads' public key, 64 hexadecimal digits, in the service's directory.
+pub const SIGNER_NAME: &str = "audit.pub";
+
 /// A head is due this long after the last one.
 pub const HEAD_EVERY: Duration = Duration::from_secs(1);
 /// A head is due after this many leaves, too.
@@ -45,15 +48,19 @@ pub struct AuditLog {
 impl AuditLog {
     /// Opens the log in `directory`, or begins one. A last leaf that was not written whole is cut off.
     ///
+    /// The public key `signer` of the heads is written beside, for whoever did not note it elsewhere.
+    ///
     /// # Errors
     /// Of the system, or [`io::ErrorKind::InvalidData`] when the log was changed: it is not continued then.
-    pub fn open(directory: &Path, key: Secret) -> io::Result<Self> {
+    pub fn open(directory: &Path, key: Secret, signer: &[u8; 32]) -> io::Result<Self> {
         let path = directory.join(LOG_NAME);
         let log = open_to_append(&path)?;
         let content = std::fs::read(&path)?;
         let (tree, whole) = Tree::read(&content, |_, _| ())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         log.set_len(whole as u64)?;
+        let text: String = signer.iter().map(|byte| format!("{byte:02x}")).collect();
+        std::fs::write(directory.join(SIGNER_NAME), text + "\n")?;
         let heads = open_to_append(&directory.join(HEADS_NAME))?;
         let headed = tree.size();
         Ok(Self { key, log, heads, tree, pending: Vec::new(), headed, head_at: None, ends: false })

@@ -300,13 +300,17 @@ impl Service {
 
     /// Begins an unlocked period: the log goes on where it ended.
     fn begin(&mut self, now: Now, caller: &Caller, mut store: Store) -> Result<(), Refusal> {
-        let audit_key = store.keys().find(|key| is_audit_key(&key.meta)).map(|key| key.meta.public);
-        if audit_key.is_none() {
-            let new = NewKey { usage: KeyUsage::AuditSigning, label: AUDIT_LABEL, expires: None };
-            generate(&mut store, now, self.settings.uid, &new).map_err(|_| Refusal::Backend)?;
-        }
+        let known = store.keys().find(|key| is_audit_key(&key.meta)).map(|key| key.meta.public);
+        let signer = match known {
+            Some(signer) => signer,
+            None => {
+                let new = NewKey { usage: KeyUsage::AuditSigning, label: AUDIT_LABEL, expires: None };
+                generate(&mut store, now, self.settings.uid, &new)?.public
+            }
+        };
         let log_key = store.derive(&Label::new("audit/log")).map_err(|_| Refusal::Backend)?;
-        let mut log = AuditLog::open(&self.settings.directory, log_key).map_err(|_| Refusal::Backend)?;
+        let mut log =
+            AuditLog::open(&self.settings.directory, log_key, &signer).map_err(|_| Refusal::Backend)?;
         let user = caller.client.uid;
         log.note(now, &Note { event: Event::Start, call: CallKind::Unlock, key: None, rule: 0, user });
         self.state = State::Unlocked(Box::new(Unlocked { store, log }));
@@ -343,9 +347,9 @@ impl Service {
         let user = caller.client.uid;
         let outcome = match *call {
             Call::Generate(ref new) => generate(store, now, user, new).map(Outcome::Key),
-            Call::Import { ref key, secret } => {
+            Call::Import { ref key, id, secret } => {
                 let mut secret = Zeroizing::new(*secret);
-                insert(store, now, user, key, &mut secret).map(Outcome::Key)
+                insert(store, now, user, key, id, &mut secret).map(Outcome::Key)
             }
             Call::Sign { key, kind, body } => sign(store, now, &permit, key, kind, body),
             Call::Attest { key, body } => attest(store, now, &permit, key, body),
@@ -503,7 +507,7 @@ fn enable(store: &mut Store, id: KeyId) -> Result<Outcome, Refusal> {
 fn generate(store: &mut Store, now: Now, owner: u32, new: &NewKey<'_>) -> Result<KeyMeta, Refusal> {
     let mut secret = Zeroizing::new([0; 32]);
     getrandom::fill(secret.as_mut()).map_err(|_| Refusal::Backend)?;
-    insert(store, now, owner, new, &mut secret)
+    insert(store, now, owner, new, None, &mut secret)
 }
 
 /// Adds a key with this private half, which is wiped.
@@ -512,21 +516,26 @@ fn insert(
     now: Now,
     owner: u32,
     new: &NewKey<'_>,
+    id: Option<KeyId>,
     secret: &mut [u8; 32],
 ) -> Result<KeyMeta, Refusal> {
     let public = private::public_half(new.usage, secret);
     let bytes = <[u8; 32]>::try_from(public.as_bytes()).map_err(|_| Refusal::Backend)?;
     // One key, one usage: the same secret under another name or usage would undo that. A tombstone counts.
-    let known = store.keys().any(|key| key.meta.public == bytes || is_named(&key.meta, new.label));
+    let is_known = |key: &Key| {
+        let meta = &key.meta;
+        meta.public == bytes || Some(meta.id) == id || is_named(meta, new.label)
+    };
+    let known = store.keys().any(is_known);
     let ended = new.expires.is_some_and(|expires| expires <= now.seconds());
     if known || ended {
         secret.zeroize();
         return Err(Refusal::BadArguments);
     }
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|_| Refusal::Backend)?;
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|_| Refusal::Backend)?;
     let meta = KeyMeta {
-        id: KeyId::from_bytes(id),
+        id: id.unwrap_or(KeyId::from_bytes(random)),
         state: KeyState::Active,
         owner,
         created: now.seconds(),

@@ -22,7 +22,6 @@ mod aead;
 mod agreement;
 #[cfg(feature = "store")]
 pub mod arena;
-#[cfg(feature = "store")]
 pub mod audit;
 mod backend;
 mod error;
@@ -51,5 +50,5 @@ pub use label::Label;
 pub use rand_core::CryptoRng;
 pub use secret::SharedSecret;
 pub use signature::{PublicKey, Signature, SignatureAlgorithm, SignatureError, SignatureType, signed_bytes};
-pub use software::SoftwareVault;
+pub use software::{SoftwareVault, read_development_key};
 pub use vault::{Answer, KeyId, KeyInfo, KeyUsage, PublicHalf, Vault};

@@ -51,6 +51,8 @@ pub enum Call<'a> {
     Import {
         /// What the key is to be.
         key: NewKey<'a>,
+        /// Its name where it comes from, kept if given: identities name their keys.
+        id: Option<KeyId>,
         /// The private half.
         secret: &'a [u8; 32],
     },
@@ -258,9 +260,10 @@ impl<'a> Request<'a> {
                     e.array(3)?;
                     new.put(e)
                 }
-                Call::Import { key, secret } => {
-                    e.array(4)?;
+                Call::Import { key, id, secret } => {
+                    e.array(5)?;
                     key.put(e)?;
+                    strict::put_optional_bytes(e, id.as_ref().map(KeyId::as_bytes))?;
                     e.bytes(*secret)?.ok()
                 }
                 Call::Public(key) | Call::Destroy(key) | Call::Disable(key) | Call::Enable(key) => {
@@ -313,12 +316,16 @@ fn call<'b>(d: &mut Decoder<'b>) -> Result<Call<'b>, decode::Error> {
         CallKind::Public | CallKind::Destroy | CallKind::Disable | CallKind::Enable => 1,
         CallKind::Agree | CallKind::Attest | CallKind::Unlock => 2,
         CallKind::Generate | CallKind::Sign => 3,
-        CallKind::Import => 4,
+        CallKind::Import => 5,
     };
     strict::array(d, arguments)?;
     Ok(match kind {
         CallKind::Generate => Call::Generate(new_key(d)?),
-        CallKind::Import => Call::Import { key: new_key(d)?, secret: exact(d)? },
+        CallKind::Import => {
+            let key = new_key(d)?;
+            let id = strict::optional(d, strict::bytes_exact)?.map(KeyId::from_bytes);
+            Call::Import { key, id, secret: exact(d)? }
+        }
         CallKind::Public => Call::Public(key_id(d)?),
         CallKind::List => Call::List,
         CallKind::Sign => {
@@ -704,7 +711,7 @@ mod tests {
         let new = NewKey { usage: KeyUsage::ChannelStatic, label: "orders", expires: Some(1 << 40) };
         vec![
             Call::Generate(new),
-            Call::Import { key: NewKey { expires: None, ..new }, secret: &[7; 32] },
+            Call::Import { key: NewKey { expires: None, ..new }, id: Some(KEY), secret: &[7; 32] },
             Call::Public(KEY),
             Call::List,
             Call::Sign { key: KEY, kind: SignatureType::Credential, body: b"body" },

@@ -99,6 +99,17 @@ impl SoftwareVault {
     }
 }
 
+/// Reads a key file of a software vault, to take the key over into one that protects it: its usage, and its private half.
+///
+/// # Errors
+/// [`KeyError::Store`]: the file is exposed to others, a link or malformed.
+pub fn read_development_key(path: &Path) -> Result<(KeyUsage, Zeroizing<[u8; 32]>), KeyError> {
+    let key = directory::read_key(path)?;
+    let mut secret = Zeroizing::new([0; 32]);
+    secret.copy_from_slice(key.secret.as_ref());
+    Ok((key.usage, secret))
+}
+
 impl Vault for SoftwareVault {
     fn generate(&self, usage: KeyUsage) -> Answer<'_, KeyId> {
         Box::pin(async move { self.generate_now(usage) })

@@ -124,12 +124,17 @@ impl KeyClient {
         self.ask(Call::Generate(new), None, |reply| reply.key()).await
     }
 
-    /// Hands a private key over (an Ed25519 seed or an X25519 scalar). For operators.
+    /// Hands a private key over (an Ed25519 seed or an X25519 scalar), which keeps the name `id` if given. For operators.
     ///
     /// # Errors
     /// As [`KeyClient::create`]; also when the key is or was in the store.
-    pub async fn import(&self, new: NewKey<'_>, secret: &[u8; 32]) -> Result<KeyMeta, KeyError> {
-        self.ask(Call::Import { key: new, secret }, None, |reply| reply.key()).await
+    pub async fn import(
+        &self,
+        new: NewKey<'_>,
+        id: Option<KeyId>,
+        secret: &[u8; 32],
+    ) -> Result<KeyMeta, KeyError> {
+        self.ask(Call::Import { key: new, id, secret }, None, |reply| reply.key()).await
     }
 
     /// Lets a key rest until it is enabled.

@@ -40,7 +40,10 @@ pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Pad
 #[cfg(feature = "channels")]
 pub use onward_keys::service::{KeyMeta, KeyState, NewKey, Refusal, ServiceState};
 #[cfg(feature = "channels")]
-pub use onward_keys::{Backend, KeyError, KeyId, KeyUsage, PublicHalf, SoftwareVault, Vault};
+pub use onward_keys::{
+    Backend, KeyError, KeyId, KeyUsage, PublicHalf, PublicKey, SignatureAlgorithm, SoftwareVault, Vault,
+    audit, read_development_key,
+};
 
 pub use error::NodeError;
 #[cfg(feature = "channels")]

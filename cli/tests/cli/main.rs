@@ -6,6 +6,7 @@ mod demo;
 mod errors;
 mod harness;
 mod help;
+mod keyd;
 mod node;
 mod output;
 mod serve;

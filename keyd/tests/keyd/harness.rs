@@ -241,7 +241,7 @@ pub(crate) fn calls(key: KeyId) -> Vec<Call<'static>> {
     let new = NewKey { usage: KeyUsage::CredentialSigning, label: "new", expires: None };
     vec![
         Call::Generate(new),
-        Call::Import { key: NewKey { label: "imported", ..new }, secret: &[0x77; 32] },
+        Call::Import { key: NewKey { label: "imported", ..new }, id: None, secret: &[0x77; 32] },
         Call::Public(key),
         Call::Sign { key, kind: SignatureType::Credential, body: b"body" },
         Call::Agree { key, peer: &[9; 32] },

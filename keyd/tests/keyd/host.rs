@@ -103,7 +103,7 @@ fn a52_no_key_is_found_in_the_memory_of_the_service() {
         let usage = if at % 2 == 0 { KeyUsage::PrekeySigning } else { KeyUsage::ChannelStatic };
         let mut secret = zeroize::Zeroizing::new(known(at));
         let new = NewKey { usage, label: &format!("key {at}"), expires: None };
-        let key = operator.key(Call::Import { key: new, secret: &secret }).unwrap();
+        let key = operator.key(Call::Import { key: new, id: None, secret: &secret }).unwrap();
         zeroize::Zeroize::zeroize(&mut *secret);
         keys.push((usage, key.id));
     }

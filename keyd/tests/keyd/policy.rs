@@ -141,7 +141,7 @@ fn n7_9_a_denied_key_is_in_no_list_and_no_answer_holds_a_private_half() {
     let secret = [0x3c; 32];
     let hidden = operator.make(KeyUsage::CredentialSigning, "hidden");
     let new = NewKey { usage: KeyUsage::CredentialSigning, label: "app/imported", expires: None };
-    let imported = operator.key(Call::Import { key: new, secret: &secret }).unwrap();
+    let imported = operator.key(Call::Import { key: new, id: None, secret: &secret }).unwrap();
     assert_eq!(imported.public, *private::public_half(new.usage, &secret).as_bytes());
     let mut client = daemon.client();
     assert_eq!(client.list(), std::slice::from_ref(&imported));
@@ -184,11 +184,11 @@ fn a_label_and_a_public_key_are_used_once() {
     let mut operator = daemon.operator();
     let new = NewKey { usage: KeyUsage::CredentialSigning, label: "app/a", expires: None };
     let bad = Err(Not::Refused(Refusal::BadArguments));
-    let first = operator.key(Call::Import { key: new, secret: &[1; 32] }).unwrap();
+    let first = operator.key(Call::Import { key: new, id: None, secret: &[1; 32] }).unwrap();
     assert_eq!(operator.key(Call::Generate(new)), bad);
     // The same private half under another name and usage.
     let other = NewKey { usage: KeyUsage::MessageSigning, label: "app/b", expires: None };
-    assert_eq!(operator.key(Call::Import { key: other, secret: &[1; 32] }), bad);
+    assert_eq!(operator.key(Call::Import { key: other, id: None, secret: &[1; 32] }), bad);
     operator.done(Call::Disable(first.id)).unwrap();
     let second = operator.key(Call::Generate(new)).unwrap();
     assert_eq!(operator.done(Call::Enable(first.id)), Err(Not::Refused(Refusal::BadArguments)));
@@ -196,7 +196,7 @@ fn a_label_and_a_public_key_are_used_once() {
     operator.done(Call::Enable(first.id)).unwrap();
     operator.done(Call::Destroy(first.id)).unwrap();
     // A tombstone remembers its public half.
-    assert_eq!(operator.key(Call::Import { key: new, secret: &[1; 32] }), bad);
+    assert_eq!(operator.key(Call::Import { key: new, id: None, secret: &[1; 32] }), bad);
 }
 
 #[test]
