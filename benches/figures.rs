@@ -6,6 +6,7 @@
 //! counted by the bench `heap`, because counting slows everything.
 
 mod handshakes;
+mod keyd;
 mod measure;
 mod pair;
 
@@ -31,6 +32,7 @@ const GROUPS: &[Group] = &[
     ("channel.idle1000", channel_idle, &[2]),
     ("handshake", handshake, &[2]),
     ("slow.route", slow_route, &[2]),
+    ("keyd", keyd::run, &[2]),
 ];
 
 fn main() {

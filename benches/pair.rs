@@ -32,7 +32,7 @@ pub(crate) fn must<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
 }
 
 /// Handshakes are counted in thousands on one connection: the rate limit is another bench's matter.
-fn limits() -> onward::Limits {
+pub(crate) fn limits() -> onward::Limits {
     let mut limits = onward::Limits::default();
     limits.channels.listener.new_per_second = 1_000_000;
     limits.channels.listener.new_burst = 1_000_000;
@@ -53,7 +53,11 @@ impl Pair {
 
     /// With a secure channel, through a hop node if `hop`.
     pub(crate) async fn channel(hop: bool) -> Self {
-        let (client, server) = nodes().await;
+        Self::secured(hop, nodes().await).await
+    }
+
+    /// With a secure channel between these nodes.
+    pub(crate) async fn secured(hop: bool, (client, server): (Node, Node)) -> Self {
         let listener = must(server.listen_tcp("127.0.0.1:0").await);
         must(listener.expose("bank"));
         let (hop, connection, rest) = if hop {

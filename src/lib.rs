@@ -23,8 +23,8 @@ pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
     IdentityError, Introduction, KEY_DEADLINE, KeyClient, KeyError, KeyId, KeyMeta, KeyState, KeyUsage,
     ListenerLimits, Mode, NewKey, Padding, Peer, Profile, Psk, PublicHalf, PublicKey, Refusal, ServiceState,
-    SignatureAlgorithm, SoftwareVault, Suite, Trust, Vault, VerifiedHistory, audit, read_development_key,
-    read_psk,
+    SignatureAlgorithm, SignatureType, SoftwareVault, Suite, Trust, Vault, VerifiedHistory, audit,
+    read_development_key, read_psk,
 };
 pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,

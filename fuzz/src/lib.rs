@@ -9,11 +9,13 @@ mod handshake;
 mod party;
 mod payload;
 mod records;
+mod service;
 mod stream;
 
 pub use handshake::f5_handshake;
 pub use payload::f17_payload;
 pub use records::f6_records;
+pub use service::{f9_service, f9_store, f15_policy};
 pub use stream::f1_stream;
 
 use onward_channels::identity::fuzzing;
@@ -29,7 +31,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("f3_message", f3_message),
     ("f5_handshake", f5_handshake),
     ("f6_records", f6_records),
+    ("f9_service", f9_service),
+    ("f9_store", f9_store),
     ("f12_identity", f12_identity),
+    ("f15_policy", f15_policy),
     ("f17_payload", f17_payload),
 ];
 

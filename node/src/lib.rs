@@ -41,8 +41,8 @@ pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Pad
 pub use onward_keys::service::{KeyMeta, KeyState, NewKey, Refusal, ServiceState};
 #[cfg(feature = "channels")]
 pub use onward_keys::{
-    Backend, KeyError, KeyId, KeyUsage, PublicHalf, PublicKey, SignatureAlgorithm, SoftwareVault, Vault,
-    audit, read_development_key,
+    Backend, KeyError, KeyId, KeyUsage, PublicHalf, PublicKey, SignatureAlgorithm, SignatureType,
+    SoftwareVault, Vault, audit, read_development_key,
 };
 
 pub use error::NodeError;
