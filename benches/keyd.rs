@@ -159,21 +159,18 @@ async fn fairness(workers: usize, service: &Service) {
     let key = must(client.generate(KeyUsage::PrekeySigning).await);
     let clients: Vec<_> = (0..CLIENTS).map(|_| service.client()).collect();
     let alone = p99(&clients, key).await;
-    let greedy = tokio::spawn(async move {
-        let asking = (0..IN_FLIGHT).map(|_| {
-            let client = client.clone();
-            tokio::spawn(async move {
-                loop {
-                    must(client.sign(key, SignatureType::Prekey, &[7; 64]).await);
-                }
-            })
+    // Its tasks end when this is dropped.
+    let mut greedy = tokio::task::JoinSet::new();
+    for _ in 0..IN_FLIGHT {
+        let client = client.clone();
+        greedy.spawn(async move {
+            loop {
+                must(client.sign(key, SignatureType::Prekey, &[7; 64]).await);
+            }
         });
-        let asking: Vec<_> = asking.collect();
-        std::future::pending::<()>().await;
-        drop(asking);
-    });
+    }
     let beside = p99(&clients, key).await;
-    greedy.abort();
+    drop(greedy);
     print("keyd.fair.100", "us p99 alone", workers, &[alone]);
     print("keyd.fair.100", "us p99 beside a greedy one", workers, &[beside]);
     print("keyd.fair.100", "x p99 alone", workers, &[beside / alone]);

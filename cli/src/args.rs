@@ -467,6 +467,9 @@ pub(crate) enum DemoCommand {
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
         #[arg(value_parser = clap::value_parser!(u64).range(..=ATTACKS_MAX))]
         attack: u64,
+        /// Keep every long-term key in the key service, and search the other processes for them
+        #[arg(long)]
+        keyd: bool,
     },
 }
 
@@ -532,7 +535,8 @@ const POLICY_EXAMPLES: &str = "Examples:
 const DEMO_EXAMPLES: &str = "Examples:
   onward demo chain
   onward demo chain --text 'my own secret' -o json
-  onward demo chain --attack 10000";
+  onward demo chain --attack 10000
+  onward demo chain --keyd";
 
 const COMPLETION_EXAMPLES: &str = "Examples:
   onward completion bash > ~/.local/share/bash-completion/completions/onward

@@ -3,8 +3,8 @@
 mod audit;
 mod doctor;
 mod identity;
-mod key;
-mod keyd;
+pub(crate) mod key;
+pub(crate) mod keyd;
 mod message;
 mod node;
 mod peer;
@@ -36,7 +36,9 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Doctor(at) => doctor::run(&state()?, &at, output).await,
         Command::Peer(command) => peer::run(&state()?, command, output),
         Command::Status(on) => status::run(&state()?, on.node.as_deref(), output).await,
-        Command::Demo(DemoCommand::Chain { text, attack }) => demo::chain(text, attack, output).await,
+        Command::Demo(DemoCommand::Chain { text, attack, keyd }) => {
+            demo::chain(text, attack, keyd, output).await
+        }
         Command::DemoPart { part } => demo::part(part).await,
         Command::Limits => reference::limits(output),
         Command::Explain { code } => reference::explain(code.as_deref(), output),

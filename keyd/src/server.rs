@@ -27,7 +27,7 @@ pub const CLIENTS_MAX: usize = 256;
 pub const REQUEST_BYTES_MAX: usize = 66_000;
 
 /// Requests of a client in one turn while no other client has any.
-pub const TURN_ALONE: usize = 8;
+pub const TURN_ALONE: usize = 16;
 
 /// Requests of a client in one turn while others have some, too.
 pub const TURN_SHARED: usize = 1;

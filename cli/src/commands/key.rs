@@ -1,9 +1,11 @@
 //! `onward key`: the keys of the key service. Their private halves never come here, but for one that is imported.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use onward::{KeyClient, KeyId, KeyMeta, KeyState, KeyUsage, NewKey, Vault as _, read_development_key};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::keyd::{client, failed, operator};
 use crate::args::KeyCommand;
@@ -25,13 +27,7 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
             let keys = keys.keys().await.map_err(|error| failed("the keys cannot be listed", error))?;
             let mut table = Table::new("keys", &["label", "usage", "state", "id", "public"]);
             for key in &keys {
-                table.row([
-                    json!(key.label),
-                    json!(key.usage.name()),
-                    json!(key.state.name()),
-                    json!(key.id.to_string()),
-                    json!(hex(&key.public)),
-                ]);
+                table.row(row(key));
             }
             output.table(&table)
         }
@@ -86,34 +82,53 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
 /// Takes the development keys of an identity over, under the names by which the identity knows them.
 async fn import(state: &State, operator: &KeyClient, identity: &str, output: Output) -> Result<(), CliError> {
     let directory = state.identity_dir(checked_name(identity)?)?.join("keys");
-    let unreadable = |error: std::io::Error| {
-        CliError::new(Code::Identity, format!("identity `{identity}` has no development keys")).because(error)
-    };
     let mut table = Table::new("keys", &["label", "usage", "state", "id", "public"]);
-    for entry in std::fs::read_dir(&directory).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        let Some(id) = path.file_stem().and_then(|stem| KeyId::parse(stem.to_str()?)) else {
-            continue;
-        };
-        let (usage, secret) = read_development_key(&path)
-            .map_err(|error| failed(format!("{} cannot be read", path.display()), error))?;
-        let label = format!("{identity}/{usage}-{}", &id.to_string()[..8]);
-        let new = NewKey { usage, label: &label, expires: None };
-        let key = operator.import(new, Some(id), &secret).await;
-        let key = key.map_err(|error| failed(format!("key `{label}` was not taken over"), error))?;
-        table.row([
-            json!(key.label),
-            json!(key.usage.name()),
-            json!(key.state.name()),
-            json!(key.id.to_string()),
-            json!(hex(&key.public)),
-        ]);
+    for (key, _) in take_over(operator, &directory, identity).await? {
+        table.row(row(&key));
     }
     output.say(&format!(
         "the files in {} are still there: erase them once the service is backed up",
         directory.display()
     ));
     output.table(&table)
+}
+
+/// Hands the keys of a software vault's directory to the service, labelled `NAME/…`.
+///
+/// Answers with each key and its private half, which its files still have.
+pub(crate) async fn take_over(
+    operator: &KeyClient,
+    directory: &Path,
+    name: &str,
+) -> Result<Vec<(KeyMeta, Zeroizing<[u8; 32]>)>, CliError> {
+    let unreadable = |error: std::io::Error| {
+        CliError::new(Code::Identity, format!("identity `{name}` has no development keys")).because(error)
+    };
+    let mut taken = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let Some(id) = path.file_stem().and_then(|stem| KeyId::parse(stem.to_str()?)) else {
+            continue;
+        };
+        let (usage, secret) = read_development_key(&path)
+            .map_err(|error| failed(format!("{} cannot be read", path.display()), error))?;
+        let label = format!("{name}/{usage}-{}", &id.to_string()[..8]);
+        let new = NewKey { usage, label: &label, expires: None };
+        let key = operator.import(new, Some(id), &secret).await;
+        taken
+            .push((key.map_err(|error| failed(format!("key `{label}` was not taken over"), error))?, secret));
+    }
+    Ok(taken)
+}
+
+fn row(key: &KeyMeta) -> [Value; 5] {
+    [
+        json!(key.label),
+        json!(key.usage.name()),
+        json!(key.state.name()),
+        json!(key.id.to_string()),
+        json!(hex(&key.public)),
+    ]
 }
 
 /// The key of this label or id: the one in use, else the newest.

@@ -198,7 +198,7 @@ fn policy(state: &State, command: KeydPolicyCommand, output: Output) -> Result<(
 }
 
 /// The program of the service: beside this one, else wherever programs are.
-fn program() -> Result<Command, CliError> {
+pub(crate) fn program() -> Result<Command, CliError> {
     let name = "onward-keyd";
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
     if let Some(path) = beside.filter(|path| path.exists()) {

@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::attack::{ATTACKS_PER_FRAME, Counts};
+use super::keys::KeyService;
 use super::part::{
     Answered, Arrived, CHANNELS, Errand, Orders, Ready, Request, Seen, WORKER, confirmation, order,
 };
@@ -38,6 +39,8 @@ pub(super) struct Journey {
     pub(super) hops: Vec<Station>,
     pub(super) service: Station,
     pub(super) siege: Option<Siege>,
+    /// What became of the keys, if they were in a key service.
+    pub(super) kept: Option<Kept>,
 }
 
 /// What became of a channel in use while the hop nearest to the service attacked it.
@@ -74,6 +77,15 @@ impl Siege {
     }
 }
 
+/// Keys in a key service, looked for in the processes of the journey.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    /// How many there are.
+    pub(super) keys: usize,
+    /// How often one was found; `None` when a process could not be searched.
+    pub(super) found: Option<usize>,
+}
+
 /// One process of the journey and what it saw.
 #[derive(Debug)]
 pub(super) struct Station {
@@ -101,7 +113,8 @@ impl Journey {
             [&self.client, &self.service].iter().any(|end| end.memory.is_some() && !end.found());
         let silent_hop = self.hops.iter().any(|hop| hop.forwarded == 0 || hop.bytes == 0);
         let fallen = self.siege.as_ref().is_some_and(|siege| !siege.withstood());
-        if !self.answered || leaked || missing_at_an_end || silent_hop || fallen {
+        let keys_out = self.kept.is_some_and(|kept| kept.found.is_some_and(|found| found > 0));
+        if !self.answered || keys_out || leaked || missing_at_an_end || silent_hop || fallen {
             return Some(false);
         }
         self.stations().all(|station| station.memory.is_some()).then_some(true)
@@ -115,19 +128,25 @@ impl Station {
     }
 }
 
-/// Runs the journey of `text`, and then lets the last hop make `attacks` attacks on its channel.
+/// Runs the journey of `text`, and then lets the last hop make `attacks` attacks on its channel. With `keyd`, every
+/// long-term key is in a key service.
 ///
 /// # Errors
 /// [`Code::DemoFailed`] when a process does not do its part. All of them have ended then.
-pub(super) async fn run(text: &str, attacks: u64) -> Result<Journey, CliError> {
+pub(super) async fn run(text: &str, attacks: u64, keyd: bool) -> Result<Journey, CliError> {
     let tag = random_tag()?;
     let tagged = format!("{text} {tag}");
     let (mut client, mut service) = (Part::start("client")?, Part::start("service")?);
     let mut hops = [Part::start("hop")?, Part::start("hop")?];
 
+    let service_of_keys = if keyd { Some(KeyService::start().await?) } else { None };
+    let keys = |name| service_of_keys.as_ref().map(|keys| keys.at(name));
+
     // From the far end to the near one: each is told of the next.
+    client.tell(&Orders { keys: keys("client"), ..Orders::default() }).await?;
     let known: Ready = client.hear().await?;
-    service.tell(&Orders { trust: known.identifier, ..Orders::default() }).await?;
+    let orders = Orders { trust: known.identifier, keys: keys("service"), ..Orders::default() };
+    service.tell(&orders).await?;
     let far: Ready = service.hear().await?;
     let mut next = far.endpoint;
     let mut route = CHANNELS.to_owned();
@@ -168,7 +187,13 @@ pub(super) async fn run(text: &str, attacks: u64) -> Result<Journey, CliError> {
         in_bytes: Vec::new(),
         memory: part.search(&needle),
     };
+    let parts = || [&client].into_iter().chain(&hops).chain([&service]);
+    let kept = service_of_keys.as_ref().map(|keys| Kept {
+        keys: keys.count(),
+        found: parts().map(|part| keys.found_in(part.child.id())).sum(),
+    });
     Ok(Journey {
+        kept,
         route: format!("{route} => {WORKER}"),
         text_bytes: tagged.len(),
         answered: answered.answer.as_bytes() == confirmation(tagged.as_bytes()),
@@ -294,7 +319,7 @@ impl Part {
 }
 
 /// 16 random letters and digits.
-fn random_tag() -> Result<String, CliError> {
+pub(super) fn random_tag() -> Result<String, CliError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| failed("the system gives no randomness").because(error))?;
     let letters = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -337,6 +362,7 @@ mod tests {
             hops: vec![station("one", false), station("two", false)],
             service: station("service", true),
             siege: None,
+            kept: None,
         }
     }
 

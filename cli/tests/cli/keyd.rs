@@ -173,3 +173,15 @@ fn a_service_that_is_not_there_is_said_to_be_so() {
 }
 
 const PASSPHRASE: &[u8] = b"a passphrase of a test\n";
+
+#[test]
+fn with_a_key_service_no_long_term_key_is_in_an_application() {
+    build_service();
+    let home = Home::new();
+    let done = home.run(&["demo", "chain", "--keyd", "-o", "json"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    let shown: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    // Two ends, each with the key of its identity, the next one and the static key of its channels.
+    assert_eq!((&shown["ok"], &shown["keys_in_service"]), (&true.into(), &6.into()));
+    assert_eq!(shown["keys_found_in_apps"], 0);
+}
