@@ -58,11 +58,11 @@ impl NodePlan {
             .map_err(|error| failed(format!("{shown} cannot be read")).because(error))?;
         let table: toml::Table =
             toml::from_str(&text).map_err(|error| failed(format!("{shown} is not TOML")).because(error))?;
-        if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        if let Some(key) = table.keys().find(|key| !keys().contains(&key.as_str())) {
             let error = failed(format!("{shown} has an unknown key `{key}`"));
-            return Err(match nearest(key, &KEYS) {
+            return Err(match nearest(key, keys()) {
                 Some(near) => error.help(format!("did you mean `{near}`?")),
-                None => error.help(format!("the keys are {}", KEYS.join(", "))),
+                None => error.help(format!("the keys are {}", keys().join(", "))),
             });
         }
         let plan: Self = table
@@ -96,19 +96,39 @@ impl NodePlan {
     }
 }
 
-const KEYS: [&str; 11] = [
-    "allow",
-    "channel-expose",
-    "channels",
-    "expose",
-    "handshake",
-    "hop",
-    "identity",
-    "listen",
-    "name",
-    "trust",
-    "trust-any",
-];
+/// The keys of a plan, as serde knows them from its fields.
+fn keys() -> &'static [&'static str] {
+    let mut keys: &'static [&'static str] = &[];
+    // It takes the names and then has nothing to read.
+    let _ = NodePlan::deserialize(FieldNames(&mut keys));
+    keys
+}
+
+/// Learns which fields a struct asks for, and gives it none.
+struct FieldNames<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> serde::Deserializer<'de> for FieldNames<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_struct<V: serde::de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_any<V: serde::de::Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(serde::de::Error::custom("there is nothing to read"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
 
 /// The known word that `word` most likely was meant to be.
 pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {

@@ -32,7 +32,9 @@ pub use identity::Identity;
 #[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
 #[cfg(feature = "channels")]
-pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite};
+pub use onward_channels::{
+    CloseCode, Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite,
+};
 #[cfg(feature = "channels")]
 pub use onward_keys::{Backend, KeyError, SoftwareVault, Vault};
 
@@ -45,6 +47,8 @@ pub use limits::{LimitRow, Limits};
 pub use node::{Connection, Listener, ListenerInfo, Node, NodeBuilder, NodeRoute, ShutdownReport};
 #[cfg(feature = "memory")]
 pub use onward_transports::MemoryNetwork;
+#[cfg(feature = "tcp")]
+pub use onward_transports::TcpOptions;
 pub use onward_transports::{StreamLimits, TransportError};
 pub use onward_workers::Limits as WorkerLimits;
 #[cfg(feature = "channels")]

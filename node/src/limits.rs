@@ -20,7 +20,7 @@ pub struct Limits {
 pub struct ChannelLimits {
     /// Handshakes of one channel listener.
     pub listener: onward_channels::ListenerLimits,
-    /// How long handshakes, keys and channels last.
+    /// How long handshakes, keys and channels last; over queues, whose brokers delay, [`Profile::queue`](onward_channels::Profile::queue).
     pub profile: onward_channels::Profile,
     /// How long an identity's channel key is attested for, by default 30 days; it is attested again after half of that.
     pub attestation: std::time::Duration,
@@ -98,7 +98,7 @@ impl Limits {
             row(
                 "streams.connections_per_ip",
                 streams.connections_per_ip.to_string(),
-                "connections from one address",
+                "connections from one IPv4 address or IPv6 /64 network",
             ),
             row("streams.connections", streams.connections.to_string(), "connections of one listener"),
             row(
@@ -113,6 +113,17 @@ impl Limits {
                 "receive buffers of all connections together",
             ),
             row("streams.connect", time(streams.connect), "being unreachable before messages are refused"),
+            row(
+                "streams.reconnect_first",
+                time(streams.reconnect_first),
+                "first pause between attempts to connect (it doubles, ±50 %)",
+            ),
+            row("streams.reconnect_last", time(streams.reconnect_last), "longest such pause (±50 %)"),
+            row(
+                "streams.dialled_idle",
+                time(streams.dialled_idle),
+                "a connection dialled by messages without traffic",
+            ),
             row("streams.dialled", streams.dialled.to_string(), "connections dialled by messages"),
         ];
         #[cfg(feature = "channels")]
@@ -135,10 +146,22 @@ impl ChannelLimits {
                 "unfinished handshakes of one flow",
             ),
             row(
+                "channels.half_open_cookie",
+                listener.half_open_cookie.to_string(),
+                "unfinished handshakes from which on a cookie is asked for",
+            ),
+            row(
+                "channels.half_open_per_flow_cookie",
+                listener.half_open_per_flow_cookie.to_string(),
+                "the same of one flow",
+            ),
+            row(
                 "channels.new_per_second",
                 listener.new_per_second.to_string(),
                 "new handshakes of one flow without a cookie",
             ),
+            row("channels.new_burst", listener.new_burst.to_string(), "the same at once"),
+            row("channels.open", listener.open_max.to_string(), "channels that one listener has accepted"),
             row("channels.handshake", time(profile.handshake), "a handshake with its confirmation"),
             row(
                 "channels.key_age",
@@ -182,5 +205,54 @@ impl ChannelLimits {
             row("channels.tickets", self.tickets.to_string(), "channels that can be resumed"),
             row("channels.drain", time(profile.drain), "a renewed channel still opens what was under way"),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows and fields may differ in the unit, or `max`, at the end.
+    fn stem(name: &str) -> String {
+        name.trim_end_matches("_bytes").trim_end_matches("_max").to_owned()
+    }
+
+    /// The names of a struct's own fields, as rows have them.
+    fn fields(limits: &dyn std::fmt::Debug, crate_name: &str) -> Vec<String> {
+        let shown = format!("{limits:#?}");
+        let own = shown.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(':'));
+        own.map(|(field, _)| field)
+            .filter(|field| !field.starts_with(' '))
+            .map(|field| stem(&format!("{crate_name}.{field}")))
+            .collect()
+    }
+
+    #[test]
+    fn every_bound_has_a_row_and_every_row_a_name_of_its_own() {
+        let limits = Limits::default();
+        let mut expected = fields(&limits.workers, "workers");
+        expected.extend(fields(&limits.streams, "streams"));
+        #[cfg(feature = "channels")]
+        {
+            let channels = &limits.channels;
+            expected.extend(fields(&channels.listener, "channels"));
+            expected.extend(fields(&channels.profile, "channels"));
+            expected.extend(fields(channels, "channels"));
+            // What they are made of, and what is no bound but a choice.
+            expected.retain(|name| {
+                !["channels.listener", "channels.profile", "channels.allowed"].contains(&name.as_str())
+            });
+            assert!(expected.len() > 40, "{expected:?}");
+        }
+        let rows = limits.rows();
+        let mut named: Vec<_> = rows.iter().map(|row| stem(row.name)).collect();
+        // Constants that both ends must agree on, which no struct has.
+        named.retain(|name| !name.starts_with("routing."));
+        for list in [&mut expected, &mut named] {
+            list.sort();
+        }
+        assert_eq!(named, expected);
+        named.dedup();
+        assert_eq!(named.len(), expected.len());
     }
 }

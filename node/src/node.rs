@@ -35,6 +35,8 @@ pub struct NodeBuilder {
     name: String,
     limits: Limits,
     state: Option<PathBuf>,
+    #[cfg(feature = "tcp")]
+    tcp: transports::TcpOptions,
     #[cfg(feature = "channels")]
     vault: Option<Arc<dyn onward_keys::Vault>>,
 }
@@ -51,6 +53,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.state = Some(path.into());
+        self
+    }
+
+    /// Options of TCP sockets other than the default ones.
+    #[cfg(feature = "tcp")]
+    #[must_use]
+    pub fn tcp(mut self, options: transports::TcpOptions) -> Self {
+        self.tcp = options;
         self
     }
 
@@ -71,7 +81,7 @@ impl NodeBuilder {
         let state = self.state.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
         let streams = transports::Streams::new(self.limits.streams.clone());
         #[cfg(feature = "tcp")]
-        let tcp = transports::TcpTransport::new(Arc::clone(&streams), transports::TcpOptions::default());
+        let tcp = transports::TcpTransport::new(Arc::clone(&streams), self.tcp);
         let dialers: Vec<Arc<dyn Dialer>> = vec![
             #[cfg(feature = "tcp")]
             (Arc::clone(&tcp) as Arc<dyn Dialer>),
@@ -219,6 +229,8 @@ impl Node {
             name: name.to_owned(),
             limits: Limits::default(),
             state: None,
+            #[cfg(feature = "tcp")]
+            tcp: transports::TcpOptions::default(),
             #[cfg(feature = "channels")]
             vault: None,
         }
@@ -573,7 +585,8 @@ impl Node {
     /// Opens a secure channel along `route`, whose last address is the peer's channel listener.
     ///
     /// # Errors
-    /// [`NodeError::Handshake`] when nobody answers within 30 s or the answer is not the peer's.
+    /// [`NodeError::Handshake`] when nobody answers within 30 s, the answer is not the peer's, or the peer has as many
+    /// channels as it may have.
     ///
     /// # Cancel safety
     /// Dropped during the handshake, no channel is left behind here.

@@ -141,7 +141,10 @@ impl Egress {
         }
         state.mode = Mode::Open;
         for mut held in std::mem::take(&mut state.held) {
-            match router.depart(&mut held.message, self.flow) {
+            let is_late = held.message.has_expired(|| router.now());
+            let departs =
+                if is_late { Err(ErrorCode::Expired) } else { router.depart(&mut held.message, self.flow) };
+            match departs {
                 Ok(()) => {
                     state.batch.put(&held.message, held.cost);
                 }
