@@ -18,6 +18,8 @@
 
 #[cfg(feature = "memory")]
 pub use onward_node::MemoryNetwork;
+#[cfg(feature = "queue")]
+pub use onward_node::queue;
 #[cfg(feature = "channels")]
 pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
