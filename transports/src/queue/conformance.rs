@@ -6,6 +6,12 @@
 //! Specification: docs/protocol.md §2.3.
 #![allow(clippy::unwrap_used, reason = "unwrapping is how a check fails")]
 
+mod fake;
+mod medium;
+
+pub use fake::{FakeBroker, Faults};
+pub use medium::{Change, MemoryFile, MemoryMedium, SECTOR, after_power_cut, apply};
+
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};

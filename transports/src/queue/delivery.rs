@@ -3,6 +3,7 @@
 //! A delivery that is dropped unsettled goes back to its broker and comes again.
 
 use core::fmt;
+use core::future::ready;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
@@ -27,8 +28,8 @@ pub enum Verdict {
 
 /// The broker's side of a subscription.
 pub trait Settle: fmt::Debug + Send + Sync {
-    /// Tells the broker what becomes of the message it handed out under `tag`. One that it no longer
-    /// waits for is ignored: the message has been handed out again.
+    /// Begins to tell the broker what becomes of the message it handed out under `tag`; the future
+    /// waits until it holds. One that it no longer waits for is ignored: it was handed out again.
     ///
     /// # Errors
     /// [`QueueError`] when the broker did not hear it; the message then comes again.
@@ -79,15 +80,16 @@ impl Delivery {
         self.attempt
     }
 
-    /// It is handled, or kept elsewhere: only after that is durable may this be called.
+    /// It is handled, or kept elsewhere: only after that is durable may this be called. The broker is told
+    /// now; the future waits until it holds, and who does not wait may have the message once more.
     ///
     /// # Errors
     /// [`QueueError`]; the message then comes again.
     ///
     /// # Cancel safety
     /// Heard or not.
-    pub async fn ack(self) -> Result<(), QueueError> {
-        self.settle(Verdict::Ack).await
+    pub fn ack(self) -> BoxFuture<'static, Result<(), QueueError>> {
+        self.settle(Verdict::Ack)
     }
 
     /// It cannot be handled now, for a reason that is not the message's: it comes again after `pause`,
@@ -98,8 +100,8 @@ impl Delivery {
     ///
     /// # Cancel safety
     /// Heard or not.
-    pub async fn nak(self, pause: Duration) -> Result<(), QueueError> {
-        self.settle(Verdict::Nak(pause)).await
+    pub fn nak(self, pause: Duration) -> BoxFuture<'static, Result<(), QueueError>> {
+        self.settle(Verdict::Nak(pause))
     }
 
     /// It can never be handled: its bytes go to the dead letters of its mailbox, unchanged.
@@ -109,8 +111,8 @@ impl Delivery {
     ///
     /// # Cancel safety
     /// Heard or not.
-    pub async fn term(self, reason: Reason) -> Result<(), QueueError> {
-        self.settle(Verdict::Term(reason)).await
+    pub fn term(self, reason: Reason) -> BoxFuture<'static, Result<(), QueueError>> {
+        self.settle(Verdict::Term(reason))
     }
 
     /// It is still being handled; to be called every 10 s while it is.
@@ -120,17 +122,17 @@ impl Delivery {
     ///
     /// # Cancel safety
     /// Heard or not.
-    pub async fn extend(&self) -> Result<(), QueueError> {
+    pub fn extend(&self) -> BoxFuture<'static, Result<(), QueueError>> {
         match &self.broker {
-            Some(broker) => broker.settle(self.tag, Verdict::Extend).await,
-            None => Ok(()),
+            Some(broker) => broker.settle(self.tag, Verdict::Extend),
+            None => Box::pin(ready(Ok(()))),
         }
     }
 
-    async fn settle(mut self, verdict: Verdict) -> Result<(), QueueError> {
+    fn settle(mut self, verdict: Verdict) -> BoxFuture<'static, Result<(), QueueError>> {
         match self.broker.take() {
-            Some(broker) => broker.settle(self.tag, verdict).await,
-            None => Ok(()),
+            Some(broker) => broker.settle(self.tag, verdict),
+            None => Box::pin(ready(Ok(()))),
         }
     }
 }

@@ -714,6 +714,7 @@ impl Depot {
         match verdict {
             Verdict::Ack => self.remove(place, waiting.bytes, now),
             Verdict::Term(reason) => self.let_die(Dying { place, waiting, reason }, now),
+            Verdict::Nak(Duration::ZERO) => self.again(place, waiting),
             Verdict::Nak(pause) => {
                 let end = now.steady + pause.min(PAUSE_MAX);
                 self.paused.insert((end, place.mailbox, place.sequence), waiting);
@@ -764,7 +765,14 @@ impl Depot {
         if waiting.unanswered >= self.limits.unanswered {
             let reason = Reason::Unanswered;
             self.let_die(Dying { place, waiting, reason }, now);
-        } else if let Some(mailbox) = self.mailboxes.get_mut(&place.mailbox) {
+        } else {
+            self.again(place, waiting);
+        }
+    }
+
+    /// A message comes again, before all that were never handed out.
+    fn again(&mut self, place: Place, waiting: Waiting) {
+        if let Some(mailbox) = self.mailboxes.get_mut(&place.mailbox) {
             mailbox.again.insert(place.sequence, waiting);
             self.ready.insert(place.mailbox);
         }
@@ -979,9 +987,8 @@ impl Depot {
             let ((_, number, sequence), waiting) = first.remove_entry();
             if let Some(mailbox) = self.mailboxes.get_mut(&number) {
                 mailbox.unsettled = mailbox.unsettled.saturating_sub(1);
-                mailbox.again.insert(sequence, waiting);
-                self.ready.insert(number);
             }
+            self.again(Place { mailbox: number, sequence }, waiting);
         }
         while let Some((end, tag)) = self.lease_ends.front().copied().filter(|(end, _)| *end <= now.steady) {
             self.lease_ends.pop_front();
