@@ -20,6 +20,8 @@
 pub use onward_node::MemoryNetwork;
 #[cfg(feature = "tcp")]
 pub use onward_node::TcpOptions;
+#[cfg(feature = "queue")]
+pub use onward_node::queue;
 #[cfg(feature = "channels")]
 pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, CloseCode, HandshakeFailure,

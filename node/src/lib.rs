@@ -49,6 +49,8 @@ pub use node::{Connection, Listener, ListenerInfo, Node, NodeBuilder, NodeRoute,
 pub use onward_transports::MemoryNetwork;
 #[cfg(feature = "tcp")]
 pub use onward_transports::TcpOptions;
+#[cfg(feature = "queue")]
+pub use onward_transports::queue;
 pub use onward_transports::{StreamLimits, TransportError};
 pub use onward_workers::Limits as WorkerLimits;
 #[cfg(feature = "channels")]
