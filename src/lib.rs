@@ -20,8 +20,6 @@
 pub use onward_node::MemoryNetwork;
 #[cfg(feature = "tcp")]
 pub use onward_node::TcpOptions;
-#[cfg(feature = "queue")]
-pub use onward_node::queue;
 #[cfg(feature = "channels")]
 pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, CloseCode, HandshakeFailure,
@@ -32,6 +30,8 @@ pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,
     ShutdownReport, StateDir, StreamLimits, TransportError, WorkerLimits,
 };
+#[cfg(feature = "queue")]
+pub use onward_node::{RemoteQueue, queue};
 pub use onward_routing::{
     Address, AddressError, DialRule, ErrorCode, FlowId, FlowKind, Kind, LinkFaults, Message, Route,
     RouteError, RouteRef,

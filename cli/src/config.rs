@@ -26,6 +26,9 @@ pub(crate) struct NodePlan {
     /// Let the listeners' peers be connected on to this endpoint
     #[arg(long, value_name = "tcp:HOST:PORT")]
     pub(crate) allow: Vec<String>,
+    /// Keep a queue in this folder and serve it, or use another node's (NAME=ROUTE)
+    #[arg(long, value_name = "[NAME=]DIR")]
+    pub(crate) queue: Vec<String>,
     /// Open a channel listener at this address and expose it
     #[arg(long, value_name = "NAME")]
     pub(crate) channels: Option<String>,
@@ -85,6 +88,7 @@ impl NodePlan {
             expose: both(file.expose, self.expose),
             hop: both(file.hop, self.hop),
             allow: both(file.allow, self.allow),
+            queue: both(file.queue, self.queue),
             channels: self.channels.or(file.channels),
             trust: both(file.trust, self.trust),
             trust_any: self.trust_any || file.trust_any,

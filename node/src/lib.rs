@@ -21,6 +21,8 @@ mod node;
 mod psk;
 #[cfg(feature = "channels")]
 mod secure;
+#[cfg(feature = "queue")]
+mod served;
 mod state;
 #[cfg(feature = "channels")]
 mod tickets;
@@ -55,4 +57,6 @@ pub use onward_transports::{StreamLimits, TransportError};
 pub use onward_workers::Limits as WorkerLimits;
 #[cfg(feature = "channels")]
 pub use psk::read_psk;
+#[cfg(feature = "queue")]
+pub use served::RemoteQueue;
 pub use state::StateDir;

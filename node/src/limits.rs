@@ -9,6 +9,9 @@ pub struct Limits {
     pub workers: onward_workers::Limits,
     /// Connections over byte streams.
     pub streams: StreamLimits,
+    /// Routes through queues.
+    #[cfg(feature = "queue")]
+    pub post: onward_transports::queue::PostLimits,
     /// Secure channels.
     #[cfg(feature = "channels")]
     pub channels: ChannelLimits,
@@ -63,7 +66,10 @@ impl Limits {
         };
         let (workers, streams) = (&self.workers, &self.streams);
         let time = |time: std::time::Duration| format!("{time:?}");
-        #[cfg_attr(not(feature = "channels"), expect(unused_mut, reason = "rows of channels follow"))]
+        #[cfg_attr(
+            not(any(feature = "channels", feature = "queue")),
+            expect(unused_mut, reason = "rows of channels and queues follow")
+        )]
         let mut rows = vec![
             row("routing.addresses", onward_routing::ROUTE_ADDRESSES_MAX.to_string(), "addresses in a route"),
             row("routing.route", bytes(onward_routing::ROUTE_BYTES_MAX), "encoding of a route"),
@@ -126,6 +132,29 @@ impl Limits {
             ),
             row("streams.dialled", streams.dialled.to_string(), "connections dialled by messages"),
         ];
+        #[cfg(feature = "queue")]
+        {
+            let post = &self.post;
+            rows.extend([
+                row("post.ttl", time(post.ttl), "a message in a queue, unless it says less"),
+                row("post.send", bytes(post.send_bytes), "bytes waiting to be published to one mailbox"),
+                row("post.prefetch", post.prefetch.to_string(), "unsettled deliveries of one mailbox"),
+                row("post.remembered", post.remembered.to_string(), "identifiers that one mailbox remembers"),
+                row("post.idle", time(post.idle), "a connection to a mailbox without traffic"),
+                row("post.dialled", post.dialled.to_string(), "mailboxes dialled by messages"),
+                row(
+                    "post.correspondents",
+                    post.correspondents.to_string(),
+                    "senders that one mailbox answers",
+                ),
+                row(
+                    "post.retry_first",
+                    time(post.retry_first),
+                    "first pause without a broker (it doubles, ±50 %)",
+                ),
+                row("post.retry_last", time(post.retry_last), "longest such pause (±50 %)"),
+            ]);
+        }
         #[cfg(feature = "channels")]
         rows.extend(self.channels.rows());
         rows
@@ -232,6 +261,8 @@ mod tests {
         let limits = Limits::default();
         let mut expected = fields(&limits.workers, "workers");
         expected.extend(fields(&limits.streams, "streams"));
+        #[cfg(feature = "queue")]
+        expected.extend(fields(&limits.post, "post"));
         #[cfg(feature = "channels")]
         {
             let channels = &limits.channels;

@@ -407,6 +407,22 @@ impl Batch {
         true
     }
 
+    /// The frames one by one, without their lengths, for a transport that has packets.
+    #[cfg(any(feature = "memory", feature = "queue"))]
+    pub(crate) fn frames(&self) -> Vec<Bytes> {
+        let mut bytes = Vec::with_capacity(self.cost);
+        for piece in self.pieces() {
+            bytes.extend_from_slice(&piece);
+        }
+        let mut rest = Bytes::from(bytes);
+        let mut frames = Vec::new();
+        while let Some(head) = rest.first_chunk::<LENGTH_HEAD>() {
+            let length = u32::from_be_bytes(*head) as usize;
+            frames.push(rest.split_to(LENGTH_HEAD + length).slice(LENGTH_HEAD..));
+        }
+        frames
+    }
+
     /// Empties it, keeping its memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();

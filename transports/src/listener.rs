@@ -62,19 +62,33 @@ impl Listener {
         acceptor: A,
         local: String,
     ) -> Self {
+        Self::spawn(router, local, |flow, closed| {
+            let accepting = Accepting {
+                router: Arc::clone(router),
+                streams: Arc::clone(streams),
+                flow,
+                tasks: JoinSet::new(),
+                accepted: HashMap::new(),
+                per_source: HashMap::new(),
+                half_open: VecDeque::new(),
+            };
+            accepting.run(acceptor, closed)
+        })
+    }
+
+    /// A listener whose task is what `run` makes of its flow and of the deadline that closes it.
+    pub(crate) fn spawn<F>(
+        router: &Arc<Router>,
+        local: String,
+        run: impl FnOnce(FlowId, oneshot::Receiver<Instant>) -> F,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let flow = FlowId::new(router.random().to_be_bytes());
         router.reach_mut().open_flow(flow, FlowKind::Transport, None);
         let (close, closed) = oneshot::channel();
-        let accepting = Accepting {
-            router: Arc::clone(router),
-            streams: Arc::clone(streams),
-            flow,
-            tasks: JoinSet::new(),
-            accepted: HashMap::new(),
-            per_source: HashMap::new(),
-            half_open: VecDeque::new(),
-        };
-        let task = tokio::spawn(accepting.run(acceptor, closed));
+        let task = tokio::spawn(run(flow, closed));
         Self { local, flow, router: Arc::clone(router), close: Mutex::new(Some((close, task))) }
     }
 

@@ -186,6 +186,24 @@ impl Ingress {
         }
         self.router.report(blocked.message, ErrorCode::Overloaded);
     }
+
+    /// Waits for the lane of a blocked message for as long as it takes: for a source that keeps what it has not
+    /// been asked for, as a queue does.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the blocked message is lost.
+    pub async fn hold(&mut self, blocked: Blocked) {
+        let mut blocked = *blocked.0;
+        while let Some(lane) = self.lanes.get(&blocked.target.key()).cloned() {
+            let drained = lane.drained.notified();
+            match self.queue(blocked) {
+                None => return,
+                Some(again) => blocked = *again.0,
+            }
+            drained.await;
+        }
+        self.router.report(blocked.message, ErrorCode::Overloaded);
+    }
 }
 
 impl Lane {
