@@ -63,8 +63,6 @@ impl Listener {
         local: String,
     ) -> Self {
         let flow = FlowId::new(router.random().to_be_bytes());
-        router.reach_mut().open_flow(flow, FlowKind::Transport, None);
-        let (close, closed) = oneshot::channel();
         let accepting = Accepting {
             router: Arc::clone(router),
             streams: Arc::clone(streams),
@@ -74,7 +72,19 @@ impl Listener {
             per_ip: HashMap::new(),
             half_open: VecDeque::new(),
         };
-        let task = tokio::spawn(accepting.run(acceptor, closed));
+        Self::serve(router, flow, local, |closed| accepting.run(acceptor, closed))
+    }
+
+    /// A listener with the fresh flow `flow`, served by a task until it is given a deadline to end by.
+    pub(crate) fn serve<F: Future<Output = ()> + Send + 'static>(
+        router: &Arc<Router>,
+        flow: FlowId,
+        local: String,
+        serve: impl FnOnce(oneshot::Receiver<Instant>) -> F,
+    ) -> Self {
+        router.reach_mut().open_flow(flow, FlowKind::Transport, None);
+        let (close, closed) = oneshot::channel();
+        let task = tokio::spawn(serve(closed));
         Self { local, flow, router: Arc::clone(router), close: Mutex::new(Some((close, task))) }
     }
 
@@ -176,15 +186,15 @@ impl Accepting {
             }
             *count += 1;
         }
-        let registration =
-            match Registration::new(&self.router, Some(self.flow), self.streams.limits.send_bytes) {
-                Ok(registration) => registration,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be registered");
-                    self.uncount(from);
-                    return;
-                }
-            };
+        let send_bytes = self.streams.limits.send_bytes;
+        let registration = match Registration::new(&self.router, Some(self.flow), send_bytes, usize::MAX) {
+            Ok(registration) => registration,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be registered");
+                self.uncount(from);
+                return;
+            }
+        };
         let egress = Arc::clone(&registration.egress);
         let task = serve(halves, Arc::clone(&self.router), registration, Arc::clone(&self.streams));
         let task = self.tasks.spawn(task);
