@@ -249,15 +249,30 @@ impl Driver {
     /// Sends one datagram of the endpoint's own; one that the system does not take is lost, and all of
     /// them are sent again when nothing comes of them.
     fn transmit(&self, to: SocketAddr, by: Option<IpAddr>, bytes: &[u8]) {
-        let transmit =
-            Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip: by };
-        if let Err(error) = self.send(&transmit) {
+        if let Err(error) = self.send(&self.transmit_of(to, by, bytes.len(), bytes)) {
             tracing::debug!(%to, %error, "a datagram was not sent");
         }
     }
 
     fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         self.udp.try_io(Interest::WRITABLE, || self.system.send((&self.udp).into(), transmit))
+    }
+
+    /// What the system is given, in one call, of datagrams of `segment` bytes each.
+    fn transmit_of<'a>(
+        &self,
+        to: SocketAddr,
+        by: Option<IpAddr>,
+        segment: usize,
+        contents: &'a [u8],
+    ) -> Transmit<'a> {
+        let destination = match (self.socket.local, to.ip()) {
+            // A socket for both families names IPv4 addresses in the manner of IPv6.
+            (SocketAddr::V6(_), IpAddr::V4(ip)) => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
+            _ => to,
+        };
+        let segment_size = (contents.len() > segment).then_some(segment);
+        Transmit { destination, ecn: None, contents, segment_size, src_ip: by }
     }
 
     fn accept(&mut self, cid: Cid) {
@@ -361,10 +376,7 @@ impl Driver {
     /// Hands the system what is on its way out; `false` when it takes no more for now.
     fn flush(&mut self) -> bool {
         while let Some((burst, contents)) = self.outgoing.first() {
-            let segment_size = (contents.len() > burst.segment).then_some(burst.segment);
-            let transmit =
-                Transmit { destination: burst.to, ecn: None, contents, segment_size, src_ip: burst.by };
-            match self.send(&transmit) {
+            match self.send(&self.transmit_of(burst.to, burst.by, burst.segment, contents)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_blocked = true;
                     return false;

@@ -604,3 +604,6 @@ fn transmit(to: SocketAddr, datagram: Datagram<'_>) -> Output {
 fn random_probe(random: &mut dyn FnMut() -> u128) -> Probe {
     (random() as u64).to_be_bytes()
 }
+
+#[cfg(test)]
+mod tests;
