@@ -155,7 +155,7 @@ pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) what: ServeWhat,
     /// Start a node that listens here instead of joining a running one
-    #[arg(long, value_name = "tcp:HOST:PORT", conflicts_with = "node")]
+    #[arg(long, value_name = "tcp|udp:HOST:PORT", conflicts_with = "node")]
     pub(crate) listen: Vec<String>,
     /// Join this running node (default: the only one that runs)
     #[arg(long, value_name = "NAME")]
@@ -350,6 +350,7 @@ const SERVE_EXAMPLES: &str = "Examples:
 
 const SEND_EXAMPLES: &str = "Examples:
   onward send 'tcp:127.0.0.1:4001 => secure => upper' hello --peer bank
+  onward send 'udp:127.0.0.1:4001 => secure => upper' hello --peer bank
   echo hello | onward send 'tcp:127.0.0.1:4001 => upper' - --plain";
 
 const ASK_EXAMPLES: &str =

@@ -78,7 +78,7 @@ impl Running {
     /// The endpoints that others can connect to.
     pub(crate) fn endpoints(&self) -> Vec<String> {
         let names = self.listeners.iter().map(|listener| listener.name().to_owned());
-        names.filter(|name| name.starts_with("tcp:")).collect()
+        names.filter(|name| is_endpoint(name)).collect()
     }
 
     /// Waits for a signal or a request to stop; returns how long finishing may take.
@@ -123,20 +123,28 @@ impl Termination {
     }
 }
 
+/// Whether a listener's name is one that other machines can route to.
+pub(crate) fn is_endpoint(name: &str) -> bool {
+    ["tcp:", "udp:"].iter().any(|kind| name.starts_with(kind))
+}
+
 async fn listen(node: &Node, endpoint: &str, plan: &NodePlan) -> Result<Listener, CliError> {
-    let Some(address) = endpoint.strip_prefix("tcp:") else {
-        return Err(CliError::new(Code::Usage, format!("`{endpoint}` is no endpoint to listen on"))
-            .help("write it as tcp:127.0.0.1:4000"));
+    let listener = match endpoint.split_once(':') {
+        Some(("tcp", address)) => node.listen_tcp(address).await,
+        Some(("udp", address)) => node.listen_udp(address).await,
+        _ => {
+            let sentence = format!("`{endpoint}` is no endpoint to listen on");
+            return Err(CliError::new(Code::Usage, sentence)
+                .help("write it as tcp:127.0.0.1:4000 or udp:127.0.0.1:4000"));
+        }
     };
-    let listener = node
-        .listen_tcp(address)
-        .await
+    let listener = listener
         .map_err(|error| CliError::node(Code::Listen, format!("cannot listen on {endpoint}"), error))?;
     expose(&listener, plan, &[])?;
     for rule in &plan.allow {
         listener.allow_dial(rule).map_err(|error| {
             CliError::node(Code::Usage, format!("`{rule}` cannot be allowed"), error)
-                .help("write it as tcp:HOST:PORT; HOST or PORT may be `*`")
+                .help("write it as tcp:HOST:PORT or udp:HOST:PORT; HOST or PORT may be `*`")
         })?;
     }
     Ok(listener)

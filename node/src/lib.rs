@@ -45,6 +45,8 @@ pub use limits::{LimitRow, Limits};
 pub use node::{Connection, Listener, ListenerInfo, Node, NodeBuilder, NodeRoute, ShutdownReport};
 #[cfg(feature = "memory")]
 pub use onward_transports::MemoryNetwork;
+#[cfg(feature = "udp")]
+pub use onward_transports::{DatagramCounters, DatagramLimits, UdpTransport};
 pub use onward_transports::{StreamLimits, TransportError};
 pub use onward_workers::Limits as WorkerLimits;
 #[cfg(feature = "channels")]

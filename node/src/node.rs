@@ -72,9 +72,13 @@ impl NodeBuilder {
         let streams = transports::Streams::new(self.limits.streams.clone());
         #[cfg(feature = "tcp")]
         let tcp = transports::TcpTransport::new(Arc::clone(&streams), transports::TcpOptions::default());
+        #[cfg(feature = "udp")]
+        let udp = transports::UdpTransport::new(self.limits.datagrams.clone());
         let dialers: Vec<Arc<dyn Dialer>> = vec![
             #[cfg(feature = "tcp")]
             (Arc::clone(&tcp) as Arc<dyn Dialer>),
+            #[cfg(feature = "udp")]
+            (Arc::clone(&udp) as Arc<dyn Dialer>),
         ];
         router.set_dialer(Arc::new(transports::Dialers::new(dialers)));
         let mut tasks = JoinSet::new();
@@ -107,6 +111,8 @@ impl NodeBuilder {
             streams,
             #[cfg(feature = "tcp")]
             tcp,
+            #[cfg(feature = "udp")]
+            udp,
             #[cfg(feature = "channels")]
             channels,
             state,
@@ -147,6 +153,8 @@ struct Inner {
     streams: Arc<transports::Streams>,
     #[cfg(feature = "tcp")]
     tcp: Arc<transports::TcpTransport>,
+    #[cfg(feature = "udp")]
+    udp: Arc<transports::UdpTransport>,
     #[cfg(feature = "channels")]
     channels: Arc<Channels>,
     state: Option<Arc<StateDir>>,
@@ -168,6 +176,8 @@ impl Drop for Inner {
         }
         #[cfg(feature = "tcp")]
         self.tcp.end();
+        #[cfg(feature = "udp")]
+        self.udp.end();
     }
 }
 
@@ -313,12 +323,19 @@ impl Node {
     /// [`NodeError::Resolve`], [`NodeError::Transport`].
     #[cfg(feature = "tcp")]
     pub async fn listen_tcp(&self, address: &str) -> Result<Listener, NodeError> {
-        let at = tokio::net::lookup_host(address)
-            .await
-            .and_then(|mut found| found.next().ok_or_else(|| std::io::ErrorKind::NotFound.into()))
-            .map_err(|error| NodeError::Resolve(address.to_owned(), error))?;
-        let listener = self.inner.tcp.listen(&self.inner.router, at)?;
+        let listener = self.inner.tcp.listen(&self.inner.router, resolve(address).await?)?;
         Ok(self.keep_listener("tcp", listener))
+    }
+
+    /// Listens for UDP peers at `address`, for example `127.0.0.1:0`. They reach nothing until it is
+    /// exposed. What the node dials over UDP leaves by the same socket where that can reach it.
+    ///
+    /// # Errors
+    /// As [`Node::listen_tcp`].
+    #[cfg(feature = "udp")]
+    pub async fn listen_udp(&self, address: &str) -> Result<Listener, NodeError> {
+        let listener = self.inner.udp.listen(&self.inner.router, resolve(address).await?)?;
+        Ok(self.keep_listener("udp", listener))
     }
 
     /// Listens on the Unix socket `path`, whose folder must be private (made with mode 0700 if
@@ -333,7 +350,7 @@ impl Node {
         Ok(self.keep_listener("unix", listener))
     }
 
-    #[cfg(any(feature = "tcp", feature = "unix"))]
+    #[cfg(any(feature = "tcp", feature = "udp", feature = "unix"))]
     fn keep_listener(&self, kind: &str, listener: transports::Listener) -> Listener {
         let name = format!("{kind}:{}", listener.local_address().trim_start_matches(&format!("{kind}:")));
         let listener =
@@ -367,7 +384,28 @@ impl Node {
         Ok(self.keep_connection(connection))
     }
 
-    #[cfg(any(feature = "tcp", feature = "unix"))]
+    /// Connects to a UDP endpoint, for example `bank.example:4000`, and waits until it is reached. The
+    /// connection is kept, and keeps its address, until it is closed. Messages over it may be lost, and
+    /// have at most [`UdpTransport::MESSAGE_BYTES_MAX`](transports::UdpTransport::MESSAGE_BYTES_MAX) bytes.
+    ///
+    /// # Errors
+    /// As [`Node::connect_tcp`].
+    #[cfg(feature = "udp")]
+    pub async fn connect_udp(&self, endpoint: &str) -> Result<Connection, NodeError> {
+        let endpoint: Address = format!("udp:{endpoint}").parse()?;
+        let connection = self.inner.udp.connect(&self.inner.router, &endpoint)?;
+        connection.connected().await?;
+        Ok(self.keep_connection(connection))
+    }
+
+    /// What became of datagrams so far.
+    #[cfg(feature = "udp")]
+    #[must_use]
+    pub fn datagrams(&self) -> &transports::DatagramCounters {
+        self.inner.udp.counters()
+    }
+
+    #[cfg(any(feature = "tcp", feature = "udp", feature = "unix"))]
     fn keep_connection(&self, connection: transports::Connection) -> Connection {
         let connection = Connection { router: Arc::clone(&self.inner.router), connection };
         let mut connections = lock(&self.inner.connections);
@@ -449,6 +487,8 @@ impl Node {
         }
         #[cfg(feature = "tcp")]
         self.inner.tcp.close(left()).await;
+        #[cfg(feature = "udp")]
+        self.inner.udp.close(left()).await;
         let mut tasks = std::mem::take(&mut *lock(&self.inner.tasks));
         tasks.shutdown().await;
         report
@@ -797,6 +837,16 @@ impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("name", &self.name()).finish_non_exhaustive()
     }
+}
+
+/// The first address of `host:port`.
+#[cfg(any(feature = "tcp", feature = "udp"))]
+async fn resolve(address: &str) -> Result<std::net::SocketAddr, NodeError> {
+    let mut found = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| NodeError::Resolve(address.to_owned(), error))?;
+    let none = || NodeError::Resolve(address.to_owned(), std::io::ErrorKind::NotFound.into());
+    found.next().ok_or_else(none)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

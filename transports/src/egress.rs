@@ -264,13 +264,13 @@ impl Egress {
         self.room.give_cost(cost);
     }
 
-    /// Frees the buffer if nothing is in it.
+    /// Frees the buffers in which nothing is.
     pub(crate) fn shrink(&self) {
         let mut state = self.state();
         if state.batch.is_empty() {
             state.batch = Batch::default();
-            state.held = Vec::new();
         }
+        state.held.shrink_to_fit();
     }
 }
 

@@ -124,6 +124,9 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let mut buffers = Buffers::new();
         let mut timer = pin!(sleep_until(self.began));
+        // A socket that is new to the runtime is not known to be writable, and its first datagram would
+        // be lost.
+        let _ = self.udp.writable().await;
         loop {
             self.obey();
             let now = self.now();
