@@ -73,7 +73,10 @@ async fn what_is_sent_while_nobody_listens_comes_when_somebody_does() {
     service
         .serve("counter", move |number: u64| {
             let sender = sender.clone();
-            async move { Ok(sender.send(number).unwrap()) }
+            async move {
+                sender.send(number).unwrap();
+                Ok(())
+            }
         })
         .await
         .unwrap();

@@ -408,6 +408,7 @@ const SERVE_EXAMPLES: &str = "Examples:
 
 const SEND_EXAMPLES: &str = "Examples:
   onward send 'tcp:127.0.0.1:4001 => secure => upper' hello --peer bank
+  onward send 'udp:127.0.0.1:4001 => secure => upper' hello --peer bank
   echo hello | onward send 'tcp:127.0.0.1:4001 => upper' - --plain";
 
 const ASK_EXAMPLES: &str =

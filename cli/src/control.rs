@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::error::{CliError, Code};
 use crate::queues::{LetterRow, QueueRow, Queues};
+use crate::running::is_endpoint;
 use crate::state::State;
 
 /// The address of the control worker.
@@ -215,7 +216,7 @@ impl Control {
     /// Where others can connect to; the control listener is no way in for them.
     fn endpoints(&self) -> Vec<String> {
         let names = self.listeners.iter().map(|listener| listener.name().to_owned());
-        names.filter(|name| name.starts_with("tcp:")).collect()
+        names.filter(|name| is_endpoint(name)).collect()
     }
 
     fn detach(&mut self, name: &str) {

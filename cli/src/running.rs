@@ -81,7 +81,7 @@ impl Running {
     /// The endpoints that others can connect to.
     pub(crate) fn endpoints(&self) -> Vec<String> {
         let names = self.listeners.iter().map(|listener| listener.name().to_owned());
-        names.filter(|name| !name.starts_with("unix:")).collect()
+        names.filter(|name| is_endpoint(name)).collect()
     }
 
     /// Stops the node, which finishes what it has in hand, and closes its queues; at once if another
@@ -138,6 +138,11 @@ impl Termination {
     }
 }
 
+/// Whether a listener's name is one that others can route to.
+pub(crate) fn is_endpoint(name: &str) -> bool {
+    ["tcp:", "udp:", "queue:"].iter().any(|kind| name.starts_with(kind))
+}
+
 async fn listen(
     node: &Node,
     endpoint: &str,
@@ -147,6 +152,7 @@ async fn listen(
     let failed = |error| CliError::node(Code::Listen, format!("cannot listen on {endpoint}"), error);
     let listener = match endpoint.split_once(':') {
         Some(("tcp", address)) => node.listen_tcp(address).await.map_err(failed)?,
+        Some(("udp", address)) => node.listen_udp(address).await.map_err(failed)?,
         Some(("queue", queue)) => {
             let mailbox = match queue.contains('/') {
                 true => endpoint.parse().map_err(|error| failed(NodeError::Address(error)))?,
@@ -156,7 +162,9 @@ async fn listen(
         }
         _ => {
             return Err(CliError::new(Code::Usage, format!("`{endpoint}` is no endpoint to listen on"))
-                .help("write it as tcp:127.0.0.1:4000, or queue:NAME for a mailbox"));
+                .help(
+                    "write it as tcp:127.0.0.1:4000 or udp:127.0.0.1:4000, or as queue:NAME for a mailbox",
+                ));
         }
     };
     let served: Vec<&str> = served.iter().map(String::as_str).collect();
@@ -164,7 +172,7 @@ async fn listen(
     for rule in &plan.allow {
         listener.allow_dial(rule).map_err(|error| {
             CliError::node(Code::Usage, format!("`{rule}` cannot be allowed"), error)
-                .help("write it as tcp:HOST:PORT; HOST or PORT may be `*`")
+                .help("write it as tcp:HOST:PORT or udp:HOST:PORT; HOST or PORT may be `*`")
         })?;
     }
     Ok(listener)

@@ -53,6 +53,8 @@ pub use onward_transports::MemoryNetwork;
 pub use onward_transports::TcpOptions;
 #[cfg(feature = "queue")]
 pub use onward_transports::queue;
+#[cfg(feature = "udp")]
+pub use onward_transports::{DatagramCounters, DatagramLimits, UdpTransport};
 pub use onward_transports::{StreamLimits, TransportError};
 pub use onward_workers::Limits as WorkerLimits;
 #[cfg(feature = "channels")]

@@ -1,5 +1,7 @@
 //! All bounds of a node, each owned by the crate that keeps it.
 
+#[cfg(feature = "udp")]
+use onward_transports::DatagramLimits;
 use onward_transports::StreamLimits;
 
 /// The bounds of a node.
@@ -9,6 +11,9 @@ pub struct Limits {
     pub workers: onward_workers::Limits,
     /// Connections over byte streams.
     pub streams: StreamLimits,
+    /// Peers over UDP.
+    #[cfg(feature = "udp")]
+    pub datagrams: DatagramLimits,
     /// Routes through queues.
     #[cfg(feature = "queue")]
     pub post: onward_transports::queue::PostLimits,
@@ -59,16 +64,11 @@ impl Limits {
     #[must_use]
     pub fn rows(&self) -> Vec<LimitRow> {
         let row = |name, value: String, bounds| LimitRow { name, value, bounds };
-        let bytes = |bytes: usize| match bytes {
-            whole if whole >= 1 << 20 && whole % (1 << 20) == 0 => format!("{} MiB", whole >> 20),
-            whole if whole >= 1 << 10 && whole % (1 << 10) == 0 => format!("{} KiB", whole >> 10),
-            bytes => format!("{bytes} B"),
-        };
         let (workers, streams) = (&self.workers, &self.streams);
         let time = |time: std::time::Duration| format!("{time:?}");
         #[cfg_attr(
-            not(any(feature = "channels", feature = "queue")),
-            expect(unused_mut, reason = "rows of channels and queues follow")
+            not(any(feature = "channels", feature = "queue", feature = "udp")),
+            expect(unused_mut, reason = "rows of features follow")
         )]
         let mut rows = vec![
             row("routing.addresses", onward_routing::ROUTE_ADDRESSES_MAX.to_string(), "addresses in a route"),
@@ -132,6 +132,8 @@ impl Limits {
             ),
             row("streams.dialled", streams.dialled.to_string(), "connections dialled by messages"),
         ];
+        #[cfg(feature = "udp")]
+        rows.extend(datagram_rows(&self.datagrams));
         #[cfg(feature = "queue")]
         {
             let post = &self.post;
@@ -159,6 +161,47 @@ impl Limits {
         rows.extend(self.channels.rows());
         rows
     }
+}
+
+fn bytes(bytes: usize) -> String {
+    match bytes {
+        whole if whole >= 1 << 20 && whole % (1 << 20) == 0 => format!("{} MiB", whole >> 20),
+        whole if whole >= 1 << 10 && whole % (1 << 10) == 0 => format!("{} KiB", whole >> 10),
+        bytes => format!("{bytes} B"),
+    }
+}
+
+#[cfg(feature = "udp")]
+fn datagram_rows(limits: &DatagramLimits) -> Vec<LimitRow> {
+    let row = |name, value: String, bounds| LimitRow { name, value, bounds };
+    let time = |time: std::time::Duration| format!("{time:?}");
+    vec![
+        row(
+            "datagrams.message",
+            bytes(onward_transports::UdpTransport::MESSAGE_BYTES_MAX),
+            "an encoded message over UDP",
+        ),
+        row("datagrams.peers", limits.peers.to_string(), "accepted peers of one socket"),
+        row("datagrams.peers_per_ip", limits.peers_per_ip.to_string(), "those from one address"),
+        row("datagrams.idle", time(limits.idle), "a silent accepted peer"),
+        row("datagrams.keepalive", time(limits.keepalive), "sending or hearing nothing"),
+        row("datagrams.probe", time(limits.probe), "sending unheard before the peer is asked"),
+        row("datagrams.connect", time(limits.connect), "being unreachable before messages are refused"),
+        row("datagrams.dialled", limits.dialled.to_string(), "connections dialled by messages"),
+        row("datagrams.send", bytes(limits.send_bytes), "bytes waiting to be sent to one peer"),
+        row("datagrams.reassembly", time(limits.reassembly), "the pieces of one message, first to last"),
+        row(
+            "datagrams.reassembly_peer",
+            bytes(limits.reassembly_peer_bytes),
+            "unfinished messages of one peer",
+        ),
+        row(
+            "datagrams.reassembly_all",
+            bytes(limits.reassembly_bytes),
+            "unfinished messages of one socket's peers",
+        ),
+        row("datagrams.socket", bytes(limits.socket_bytes), "what the system is asked to buffer, each way"),
+    ]
 }
 
 #[cfg(feature = "channels")]

@@ -62,33 +62,29 @@ impl Listener {
         acceptor: A,
         local: String,
     ) -> Self {
-        Self::spawn(router, local, |flow, closed| {
-            let accepting = Accepting {
-                router: Arc::clone(router),
-                streams: Arc::clone(streams),
-                flow,
-                tasks: JoinSet::new(),
-                accepted: HashMap::new(),
-                per_source: HashMap::new(),
-                half_open: VecDeque::new(),
-            };
-            accepting.run(acceptor, closed)
-        })
+        let flow = FlowId::new(router.random().to_be_bytes());
+        let accepting = Accepting {
+            router: Arc::clone(router),
+            streams: Arc::clone(streams),
+            flow,
+            tasks: JoinSet::new(),
+            accepted: HashMap::new(),
+            per_source: HashMap::new(),
+            half_open: VecDeque::new(),
+        };
+        Self::serve(router, flow, local, |closed| accepting.run(acceptor, closed))
     }
 
-    /// A listener whose task is what `run` makes of its flow and of the deadline that closes it.
-    pub(crate) fn spawn<F>(
+    /// A listener with the fresh flow `flow`, served by a task until it is given a deadline to end by.
+    pub(crate) fn serve<F: Future<Output = ()> + Send + 'static>(
         router: &Arc<Router>,
+        flow: FlowId,
         local: String,
-        run: impl FnOnce(FlowId, oneshot::Receiver<Instant>) -> F,
-    ) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let flow = FlowId::new(router.random().to_be_bytes());
+        serve: impl FnOnce(oneshot::Receiver<Instant>) -> F,
+    ) -> Self {
         router.reach_mut().open_flow(flow, FlowKind::Transport, None);
         let (close, closed) = oneshot::channel();
-        let task = tokio::spawn(run(flow, closed));
+        let task = tokio::spawn(serve(closed));
         Self { local, flow, router: Arc::clone(router), close: Mutex::new(Some((close, task))) }
     }
 
@@ -192,15 +188,15 @@ impl Accepting {
             }
             *count += 1;
         }
-        let registration =
-            match Registration::new(&self.router, Some(self.flow), self.streams.limits.send_bytes) {
-                Ok(registration) => registration,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be registered");
-                    self.uncount(from);
-                    return;
-                }
-            };
+        let send_bytes = self.streams.limits.send_bytes;
+        let registration = match Registration::new(&self.router, Some(self.flow), send_bytes, usize::MAX) {
+            Ok(registration) => registration,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be registered");
+                self.uncount(from);
+                return;
+            }
+        };
         let egress = Arc::clone(&registration.egress);
         let task = serve(halves, Arc::clone(&self.router), registration, Arc::clone(&self.streams));
         let task = self.tasks.spawn(task);

@@ -124,7 +124,7 @@ impl MemoryNetwork {
 
 impl State {
     fn add_end(&mut self, router: &Arc<Router>, faults: LinkFaults) -> Result<Connection, TransportError> {
-        let registration = Registration::new(router, None, StreamLimits::default().send_bytes)?;
+        let registration = Registration::new(router, None, StreamLimits::default().send_bytes, usize::MAX)?;
         let egress = Arc::clone(&registration.egress);
         egress.open(router);
         let ingress = Ingress::new(Arc::clone(router), egress.flow, egress.address.clone());

@@ -37,8 +37,8 @@ pub struct Ingress {
     recent: Recent,
 }
 
-/// A message whose lane is full; the reader pauses with [`Ingress::pause`].
-#[must_use = "the message is lost unless the ingress is paused"]
+/// A message whose lane is full; the reader pauses with [`Ingress::pause`] or says so with [`Ingress::refuse`].
+#[must_use = "the message is lost unless the ingress is paused or refuses it"]
 pub struct Blocked(Box<Pending>);
 
 struct Lane {
@@ -151,6 +151,11 @@ impl Ingress {
             tokio::spawn(Arc::clone(lane).drain(Arc::clone(&self.router)));
         }
         None
+    }
+
+    /// Refuses a blocked message as overloaded, for a reader that has many peers and pauses for none.
+    pub fn refuse(&self, blocked: Blocked) {
+        self.router.report(blocked.0.message, ErrorCode::Overloaded);
     }
 
     /// Waits for the lane of a blocked message, at most 50 ms for a worker and 5 s for an egress in a second; if

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::inbox::{Arrived, Inbox, mailbox_of};
 use super::outbox::Outbox;
 use super::post::PostLimits;
-use super::{Broker, Lane, Mailbox};
+use super::{Broker, Lane, Mailbox, QueueMessage};
 use crate::connection::Connection;
 use crate::dial::Dialled;
 use crate::egress::{Egress, Registration};
@@ -31,6 +31,8 @@ use crate::listener::Listener;
 
 /// Idle time is measured in so many parts.
 const IDLE_PARTS: u32 = 10;
+/// Longest encoded message, so that the way back can still be written on it.
+const FRAME_MAX: usize = QueueMessage::BODY_BYTES_MAX - 256;
 /// The digits of a mailbox in an address.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// Characters of a mailbox in an address: 20 random bytes.
@@ -78,7 +80,8 @@ impl QueueTransport {
         let name = at.value().split_once('/').map_or("", |(name, _)| name);
         let broker = self.mounted(name).ok_or_else(|| TransportError::NoQueue(name.to_owned()))?;
         let inbox = Inbox::new(Arc::clone(&broker), own.lane(Lane::Messages), Arc::clone(&self.limits));
-        let receiving = |flow| Receiving {
+        let flow = FlowId::new(router.random().to_be_bytes());
+        let receiving = Receiving {
             router: Arc::clone(router),
             broker,
             own: at.clone(),
@@ -88,7 +91,7 @@ impl QueueTransport {
             peers: HashMap::new(),
             tasks: JoinSet::new(),
         };
-        Ok(Listener::spawn(router, at.to_string(), |flow, closed| receiving(flow).run(closed)))
+        Ok(Listener::serve(router, flow, at.to_string(), |closed| receiving.run(closed)))
     }
 
     /// Ends what messages have dialled without draining, as the last handle of a node does.
@@ -111,7 +114,7 @@ impl QueueTransport {
         let name = endpoint.value().split_once('/').map_or("", |(name, _)| name);
         let own = random_mailbox(name, router)?;
         let own_subject = mailbox_of(&own).ok_or(TransportError::NoAddress)?.lane(Lane::Messages);
-        let registration = Registration::new(router, None, self.limits.send_bytes)?;
+        let registration = Registration::new(router, None, self.limits.send_bytes, FRAME_MAX)?;
         let egress = Arc::clone(&registration.egress);
         egress.open(router);
         let mut inbox = Inbox::new(Arc::clone(&broker), own_subject, Arc::clone(&self.limits));
@@ -228,7 +231,7 @@ impl Receiving {
     }
 
     async fn take_in(&mut self, arrived: Arrived) {
-        if !self.peers.get(&arrived.back).is_some_and(|peer| !peer.egress.is_draining()) {
+        if self.peers.get(&arrived.back).is_none_or(|peer| peer.egress.is_draining()) {
             match self.correspond(arrived.back.clone()) {
                 Ok(peer) => self.peers.insert(arrived.back.clone(), peer),
                 Err(error) => {
@@ -255,7 +258,8 @@ impl Receiving {
                 peer.egress.drain();
             }
         }
-        let registration = Registration::new(&self.router, Some(self.flow), self.limits.send_bytes)?;
+        let registration =
+            Registration::new(&self.router, Some(self.flow), self.limits.send_bytes, FRAME_MAX)?;
         let egress = Arc::clone(&registration.egress);
         egress.open(&self.router);
         let ingress = Ingress::new(Arc::clone(&self.router), egress.flow, egress.address.clone());
