@@ -14,9 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use onward_channels::identity::{Identifier, KnownHistories, Trust, VerifiedHistory};
 use onward_channels::{
-    Bases, Basis, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
-    Listener as Handshakes, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Psk, Responder, Suite,
-    To, Verdict,
+    Bases, Basis, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, HandshakeTable,
+    Initiator, Input, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Psk, Responder, Suite, To,
+    Verdict,
 };
 use onward_keys::{Backend, Vault};
 use onward_routing::{Address, ErrorCode, FlowId, FlowKind, Message, Route, RouteRef};
@@ -527,7 +527,7 @@ impl Channels {
         let mut limits = self.limits.listener.clone();
         limits.allowed = options.accepts.clone().unwrap_or(limits.allowed);
         let resumes = limits.allowed.iter().any(|(mode, _)| mode.is_resumption());
-        let handshakes = Handshakes::new(Arc::clone(&config), limits)?;
+        let handshakes = HandshakeTable::new(Arc::clone(&config), limits)?;
         let inside = FlowId::from_number(self.router.random());
         self.router.reach_mut().open_flow(inside, FlowKind::Channel, None);
         let accepting = Arc::new(Accepting {
@@ -719,7 +719,7 @@ pub(crate) struct Accepting {
     inside: FlowId,
     /// The identity whose channels can be resumed here, if they can.
     resumes: Option<Identifier>,
-    handshakes: Mutex<Handshakes>,
+    handshakes: Mutex<HandshakeTable>,
     running: Mutex<HashMap<HandshakeId, Running>>,
 }
 
@@ -739,7 +739,7 @@ struct Running {
 }
 
 impl Accepting {
-    fn handshakes(&self) -> MutexGuard<'_, Handshakes> {
+    fn handshakes(&self) -> MutexGuard<'_, HandshakeTable> {
         self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

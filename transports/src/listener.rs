@@ -65,7 +65,7 @@ impl Listener {
         let flow = FlowId::new(router.random().to_be_bytes());
         router.reach_mut().open_flow(flow, FlowKind::Transport, None);
         let (close, closed) = oneshot::channel();
-        let accepting = Accepting {
+        let accepting = AcceptLoop {
             router: Arc::clone(router),
             streams: Arc::clone(streams),
             flow,
@@ -122,7 +122,7 @@ impl fmt::Debug for Listener {
 }
 
 /// The state of the accepting task.
-struct Accepting {
+struct AcceptLoop {
     router: Arc<Router>,
     streams: Arc<Streams>,
     flow: FlowId,
@@ -134,7 +134,7 @@ struct Accepting {
     half_open: VecDeque<(Arc<Egress>, AbortHandle)>,
 }
 
-impl Accepting {
+impl AcceptLoop {
     async fn run<A: Acceptor>(mut self, acceptor: A, mut closed: oneshot::Receiver<Instant>) {
         let mut pause = ACCEPT_PAUSE.0;
         let deadline = loop {
