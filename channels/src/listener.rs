@@ -224,6 +224,12 @@ impl HandshakeTable {
         self.half_open.len()
     }
 
+    /// Channels that have a place, and replaced ones until they are drained.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.established.len()
+    }
+
     /// Channels that had no place, since the beginning.
     #[must_use]
     pub fn refused(&self) -> u64 {

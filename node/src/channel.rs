@@ -217,6 +217,12 @@ impl ChannelListener {
         self.accepting.handshakes().half_open()
     }
 
+    /// Channels that are open, and replaced sessions of theirs until they are drained.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.accepting.handshakes().open()
+    }
+
     /// Channels that were refused because as many were open as
     /// [`ListenerLimits::open_max`](crate::ListenerLimits::open_max) says; each peer was told.
     #[must_use]
@@ -997,4 +1003,42 @@ pub(crate) fn unix_now() -> u64 {
 
 fn now(router: &Router) -> Now {
     Now { mono: router.now(), unix: unix_now() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::limits::Limits;
+    use crate::node::Node;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_next_session_that_its_peer_never_uses_ends_and_the_channel_does_not() {
+        let mut limits = Limits::default();
+        let profile = &mut limits.channels.profile;
+        (profile.keepalive, profile.idle) = (Duration::from_millis(200), Duration::from_secs(4));
+        let node = Node::builder("n").limits(limits).start().await.unwrap();
+        let alice = node.create_identity().await.unwrap();
+        let bob = node.create_identity().await.unwrap();
+        let trust = Trust::pinned([alice.identifier()]);
+        let listener = node.accept_channels("bank", &bob, trust).unwrap();
+        let peer = Peer::Identity(bob.identifier());
+        let channel = node.open_channel(&alice, "bank".parse().unwrap(), peer).await.unwrap();
+        let Channel { channels, line } = &channel;
+        let (intent, replaces) = (line.intent.as_ref().unwrap(), line.session().predecessor());
+        let next = channels.initiate(intent, intent.renewal_mode, Some(line.peer), replaces).await.unwrap();
+        assert!(next.1.established.replaces.is_some(), "both ends know what it is to replace");
+        let began = Instant::now();
+        let within = Duration::from_secs(30);
+        while listener.open() < 2 {
+            assert!(began.elapsed() < within, "it is not there");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while listener.open() > 1 {
+            assert!(began.elapsed() < within, "it stays for ever");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!channel.is_closed() && node.channels() == 2, "both ends of the channel are here");
+    }
 }
