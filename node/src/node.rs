@@ -197,7 +197,7 @@ pub struct ShutdownReport {
 #[derive(Clone, Debug)]
 pub struct Listener {
     router: Arc<Router>,
-    listener: Arc<transports::Listener>,
+    listener: Arc<transports::BoundListener>,
     name: String,
 }
 
@@ -349,7 +349,7 @@ impl Node {
     }
 
     #[cfg(any(feature = "tcp", feature = "unix"))]
-    fn keep_listener(&self, kind: &str, listener: transports::Listener) -> Listener {
+    fn keep_listener(&self, kind: &str, listener: transports::BoundListener) -> Listener {
         let name = format!("{kind}:{}", listener.local_address().trim_start_matches(&format!("{kind}:")));
         let listener =
             Listener { router: Arc::clone(&self.inner.router), listener: Arc::new(listener), name };

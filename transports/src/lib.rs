@@ -35,7 +35,7 @@ pub use connection::Connection;
 pub use dial::Dialers;
 pub use error::TransportError;
 pub use limits::{StreamLimits, Streams};
-pub use listener::Listener;
+pub use listener::BoundListener;
 #[cfg(feature = "memory")]
 pub use memory::MemoryNetwork;
 #[cfg(feature = "tcp")]

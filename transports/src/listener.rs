@@ -48,14 +48,14 @@ pub(crate) struct Arrival<R, W> {
 ///
 /// Its flow is the parent of every connection's flow: what it exposes, they expose. Dropping it stops
 /// accepting and ends its connections without draining them.
-pub struct Listener {
+pub struct BoundListener {
     local: String,
     flow: FlowId,
     router: Arc<Router>,
     close: Mutex<Option<(oneshot::Sender<Instant>, JoinHandle<()>)>>,
 }
 
-impl Listener {
+impl BoundListener {
     pub(crate) fn start<A: Acceptor>(
         router: &Arc<Router>,
         streams: &Arc<Streams>,
@@ -102,7 +102,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for BoundListener {
     fn drop(&mut self) {
         let running = self.close.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((_, task)) = running {
@@ -112,9 +112,9 @@ impl Drop for Listener {
     }
 }
 
-impl fmt::Debug for Listener {
+impl fmt::Debug for BoundListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener")
+        f.debug_struct("BoundListener")
             .field("local", &self.local)
             .field("flow", &self.flow)
             .finish_non_exhaustive()
