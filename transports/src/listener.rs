@@ -229,7 +229,7 @@ impl AcceptLoop {
 }
 
 /// What counts as one source: an IPv4 address, or the /64 network of an IPv6 address, all of which is one host's.
-fn source(ip: IpAddr) -> IpAddr {
+pub(crate) fn source(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
         ip => ip,
