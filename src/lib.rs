@@ -30,6 +30,10 @@ pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,
     ShutdownReport, StateDir, StreamLimits, TransportError, WorkerLimits,
 };
+#[cfg(feature = "udp")]
+pub use onward_node::{DatagramCounters, DatagramLimits, UdpTransport};
+#[cfg(feature = "queue")]
+pub use onward_node::{RemoteQueue, queue};
 pub use onward_routing::{
     Address, AddressError, DialRule, ErrorCode, FlowId, FlowKind, Kind, LinkFaults, Message, Route,
     RouteError, RouteRef,

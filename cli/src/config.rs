@@ -14,8 +14,8 @@ use crate::handshake::HandshakeArgs;
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, clap::Args)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct NodePlan {
-    /// Listen on this endpoint, such as tcp:127.0.0.1:4000 (port 0: the system chooses)
-    #[arg(long, value_name = "tcp:HOST:PORT")]
+    /// Listen on this endpoint, such as tcp:127.0.0.1:4000 or udp:127.0.0.1:4000 (port 0: the system chooses)
+    #[arg(long, value_name = "tcp|udp:HOST:PORT")]
     pub(crate) listen: Vec<String>,
     /// Let the listeners' peers reach this worker
     #[arg(long, value_name = "WORKER")]
@@ -24,8 +24,11 @@ pub(crate) struct NodePlan {
     #[arg(long, value_name = "NAME")]
     pub(crate) hop: Vec<String>,
     /// Let the listeners' peers be connected on to this endpoint
-    #[arg(long, value_name = "tcp:HOST:PORT")]
+    #[arg(long, value_name = "tcp|udp:HOST:PORT")]
     pub(crate) allow: Vec<String>,
+    /// Keep a queue in this folder and serve it, or use another node's (NAME=ROUTE)
+    #[arg(long, value_name = "[NAME=]DIR")]
+    pub(crate) queue: Vec<String>,
     /// Open a channel listener at this address and expose it
     #[arg(long, value_name = "NAME")]
     pub(crate) channels: Option<String>,
@@ -85,6 +88,7 @@ impl NodePlan {
             expose: both(file.expose, self.expose),
             hop: both(file.hop, self.hop),
             allow: both(file.allow, self.allow),
+            queue: both(file.queue, self.queue),
             channels: self.channels.or(file.channels),
             trust: both(file.trust, self.trust),
             trust_any: self.trust_any || file.trust_any,

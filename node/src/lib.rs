@@ -21,6 +21,8 @@ mod node;
 mod psk;
 #[cfg(feature = "channels")]
 mod secure;
+#[cfg(feature = "queue")]
+mod served;
 mod state;
 #[cfg(feature = "channels")]
 mod tickets;
@@ -49,8 +51,14 @@ pub use node::{Connection, Listener, ListenerInfo, Node, NodeBuilder, NodeRoute,
 pub use onward_transports::MemoryNetwork;
 #[cfg(feature = "tcp")]
 pub use onward_transports::TcpOptions;
+#[cfg(feature = "queue")]
+pub use onward_transports::queue;
+#[cfg(feature = "udp")]
+pub use onward_transports::{DatagramCounters, DatagramLimits, UdpTransport};
 pub use onward_transports::{StreamLimits, TransportError};
 pub use onward_workers::Limits as WorkerLimits;
 #[cfg(feature = "channels")]
 pub use psk::read_psk;
+#[cfg(feature = "queue")]
+pub use served::RemoteQueue;
 pub use state::StateDir;

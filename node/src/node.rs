@@ -82,9 +82,17 @@ impl NodeBuilder {
         let streams = transports::Streams::new(self.limits.streams.clone());
         #[cfg(feature = "tcp")]
         let tcp = transports::TcpTransport::new(Arc::clone(&streams), self.tcp);
+        #[cfg(feature = "udp")]
+        let udp = transports::UdpTransport::new(self.limits.datagrams.clone());
+        #[cfg(feature = "queue")]
+        let queues = transports::queue::QueueTransport::new(self.limits.post.clone());
         let dialers: Vec<Arc<dyn Dialer>> = vec![
             #[cfg(feature = "tcp")]
             (Arc::clone(&tcp) as Arc<dyn Dialer>),
+            #[cfg(feature = "udp")]
+            (Arc::clone(&udp) as Arc<dyn Dialer>),
+            #[cfg(feature = "queue")]
+            (Arc::clone(&queues) as Arc<dyn Dialer>),
         ];
         router.set_dialer(Arc::new(transports::Dialers::new(dialers)));
         let mut tasks = JoinSet::new();
@@ -117,6 +125,10 @@ impl NodeBuilder {
             streams,
             #[cfg(feature = "tcp")]
             tcp,
+            #[cfg(feature = "udp")]
+            udp,
+            #[cfg(feature = "queue")]
+            queues,
             #[cfg(feature = "channels")]
             channels,
             state,
@@ -157,6 +169,10 @@ struct Inner {
     streams: Arc<transports::Streams>,
     #[cfg(feature = "tcp")]
     tcp: Arc<transports::TcpTransport>,
+    #[cfg(feature = "udp")]
+    udp: Arc<transports::UdpTransport>,
+    #[cfg(feature = "queue")]
+    queues: Arc<transports::queue::QueueTransport>,
     #[cfg(feature = "channels")]
     channels: Arc<Channels>,
     state: Option<Arc<StateDir>>,
@@ -181,6 +197,10 @@ impl Drop for Inner {
         }
         #[cfg(feature = "tcp")]
         self.tcp.end();
+        #[cfg(feature = "udp")]
+        self.udp.end();
+        #[cfg(feature = "queue")]
+        self.queues.end();
     }
 }
 
@@ -328,12 +348,19 @@ impl Node {
     /// [`NodeError::Resolve`], [`NodeError::Transport`].
     #[cfg(feature = "tcp")]
     pub async fn listen_tcp(&self, address: &str) -> Result<Listener, NodeError> {
-        let at = tokio::net::lookup_host(address)
-            .await
-            .and_then(|mut found| found.next().ok_or_else(|| std::io::ErrorKind::NotFound.into()))
-            .map_err(|error| NodeError::Resolve(address.to_owned(), error))?;
-        let listener = self.inner.tcp.listen(&self.inner.router, at)?;
+        let listener = self.inner.tcp.listen(&self.inner.router, resolve(address).await?)?;
         Ok(self.keep_listener("tcp", listener))
+    }
+
+    /// Listens for UDP peers at `address`, for example `127.0.0.1:0`. They reach nothing until it is
+    /// exposed. What the node dials over UDP leaves by the same socket where that can reach it.
+    ///
+    /// # Errors
+    /// As [`Node::listen_tcp`].
+    #[cfg(feature = "udp")]
+    pub async fn listen_udp(&self, address: &str) -> Result<Listener, NodeError> {
+        let listener = self.inner.udp.listen(&self.inner.router, resolve(address).await?)?;
+        Ok(self.keep_listener("udp", listener))
     }
 
     /// Listens on the Unix socket `path`, whose folder must be private (made with mode 0700 if
@@ -348,7 +375,57 @@ impl Node {
         Ok(self.keep_listener("unix", listener))
     }
 
-    #[cfg(any(feature = "tcp", feature = "unix"))]
+    /// Makes a queue known to this node as `name`: `queue:NAME/MAILBOX` then leads to its mailboxes. A
+    /// queue that had the name before is replaced for connections to come.
+    ///
+    /// # Errors
+    /// [`NodeError::Transport`] for a name that no address can have.
+    #[cfg(feature = "queue")]
+    pub fn mount_queue(
+        &self,
+        name: &str,
+        queue: Arc<dyn transports::queue::Broker>,
+    ) -> Result<(), NodeError> {
+        Ok(self.inner.queues.mount(name, queue)?)
+    }
+
+    /// A fresh address `queue:NAME/MAILBOX` with a random mailbox. Who knows it can fill the mailbox, and
+    /// who also reaches the queue can empty it: it is told to those who are to send, and replaced at will.
+    ///
+    /// # Errors
+    /// As [`Node::mount_queue`].
+    #[cfg(feature = "queue")]
+    pub fn new_mailbox(&self, name: &str) -> Result<Address, NodeError> {
+        Ok(transports::queue::random_mailbox(name, &self.inner.router)?)
+    }
+
+    /// Receives what is sent to `mailbox`, a `queue:NAME/MAILBOX` of a queue that is mounted; what was
+    /// sent while nobody listened comes too. Senders reach nothing until it is exposed.
+    ///
+    /// # Errors
+    /// [`NodeError::Transport`].
+    #[cfg(feature = "queue")]
+    pub fn listen_queue(&self, mailbox: &Address) -> Result<Listener, NodeError> {
+        let listener = self.inner.queues.listen(&self.inner.router, mailbox)?;
+        Ok(self.keep_listener("queue", listener))
+    }
+
+    /// Starts a worker through which other nodes use a queue that is mounted here, each by a
+    /// [`RemoteQueue`](crate::RemoteQueue).
+    ///
+    /// # Errors
+    /// [`NodeError::Transport`] if no queue of this name is mounted, and as [`Node::serve`].
+    #[cfg(feature = "queue")]
+    pub fn serve_queue(&self, worker: &str, queue: &str) -> Result<WorkerHandle, NodeError> {
+        let broker = self
+            .inner
+            .queues
+            .mounted(queue)
+            .ok_or_else(|| transports::TransportError::NoQueue(queue.to_owned()))?;
+        self.start_worker(worker, crate::served::QueueService::new(broker))
+    }
+
+    #[cfg(any(feature = "queue", feature = "tcp", feature = "udp", feature = "unix"))]
     fn keep_listener(&self, kind: &str, listener: transports::BoundListener) -> Listener {
         let name = format!("{kind}:{}", listener.local_address().trim_start_matches(&format!("{kind}:")));
         let listener =
@@ -382,7 +459,28 @@ impl Node {
         Ok(self.keep_connection(connection))
     }
 
-    #[cfg(any(feature = "tcp", feature = "unix"))]
+    /// Connects to a UDP endpoint, for example `bank.example:4000`, and waits until it is reached. The
+    /// connection is kept, and keeps its address, until it is closed. Messages over it may be lost, and
+    /// have at most [`UdpTransport::MESSAGE_BYTES_MAX`](transports::UdpTransport::MESSAGE_BYTES_MAX) bytes.
+    ///
+    /// # Errors
+    /// As [`Node::connect_tcp`].
+    #[cfg(feature = "udp")]
+    pub async fn connect_udp(&self, endpoint: &str) -> Result<Connection, NodeError> {
+        let endpoint: Address = format!("udp:{endpoint}").parse()?;
+        let connection = self.inner.udp.connect(&self.inner.router, &endpoint)?;
+        connection.connected().await?;
+        Ok(self.keep_connection(connection))
+    }
+
+    /// What became of datagrams so far.
+    #[cfg(feature = "udp")]
+    #[must_use]
+    pub fn datagrams(&self) -> &transports::DatagramCounters {
+        self.inner.udp.counters()
+    }
+
+    #[cfg(any(feature = "tcp", feature = "udp", feature = "unix"))]
     fn keep_connection(&self, connection: transports::Connection) -> Connection {
         let connection = Connection { router: Arc::clone(&self.inner.router), connection };
         let mut connections = lock(&self.inner.connections);
@@ -473,6 +571,10 @@ impl Node {
         }
         #[cfg(feature = "tcp")]
         self.inner.tcp.close(left()).await;
+        #[cfg(feature = "udp")]
+        self.inner.udp.close(left()).await;
+        #[cfg(feature = "queue")]
+        self.inner.queues.close(left()).await;
         let mut tasks = std::mem::take(&mut *lock(&self.inner.tasks));
         tasks.shutdown().await;
         report
@@ -789,6 +891,11 @@ impl NodeRoute {
         &self.route
     }
 
+    #[cfg(feature = "queue")]
+    pub(crate) fn router(&self) -> &Arc<Router> {
+        &self.router
+    }
+
     /// Sends a value and waits for the answer until the node's default deadline.
     ///
     /// # Errors
@@ -822,6 +929,16 @@ impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("name", &self.name()).finish_non_exhaustive()
     }
+}
+
+/// The first address of `host:port`.
+#[cfg(any(feature = "tcp", feature = "udp"))]
+async fn resolve(address: &str) -> Result<std::net::SocketAddr, NodeError> {
+    let mut found = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| NodeError::Resolve(address.to_owned(), error))?;
+    let none = || NodeError::Resolve(address.to_owned(), std::io::ErrorKind::NotFound.into());
+    found.next().ok_or_else(none)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

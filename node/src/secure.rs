@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use onward_channels::identity::Identifier;
 use onward_channels::{
     BODY_MAX, Binding, ChannelError, CloseCode, Confirmation, Content, Due, Established, FRAGMENT_HEAD_BYTES,
-    FrameType, HEAD_ROOM, Now, Opener, PIECE_MAX, PlannedFragment, Predecessor, Reassembly, Role, Sealer,
+    FrameType, HEAD_ROOM, Now, Opener, PlannedFragment, Predecessor, Reassembly, Role, Sealer,
 };
 use onward_routing::{Address, ErrorCode, FlowId, LENGTH_HEAD, Message, Route, RouteRef};
 use onward_workers::{Charge, FrameSink, Next, Recent, Router, Step};
@@ -335,7 +335,8 @@ impl Session {
             return self.seal_for_steps(router, ready, sealer, way, message);
         };
         let Some(sink) = step.as_sink() else { return Next::Refused(ErrorCode::Unreachable, message) };
-        let bytes = way.frames_bytes(sealer, message.encoded_len() + GRANT_GROWTH);
+        let body_max = way.body_max(sealer, sink.frame_max());
+        let bytes = way.frames_bytes(sealer, message.encoded_len() + GRANT_GROWTH, body_max);
         if !charge.is_some_and(|charge| charge.spend(sink.room(), bytes)) && !sink.room().try_take(bytes) {
             if sink.room().is_closed() {
                 way.sink = None;
@@ -348,10 +349,10 @@ impl Session {
             return Next::Refused(code, message);
         }
         let now = now(router);
-        let sealed = if message.encoded_len() <= BODY_MAX {
+        let sealed = if message.encoded_len() <= body_max {
             way.append_record(sealer, now, sink, bytes, &message)
         } else {
-            way.append_fragments(sealer, now, sink, bytes, &message)
+            way.append_fragments(sealer, now, sink, bytes, &message, body_max - FRAGMENT_HEAD_BYTES)
         };
         match sealed {
             Ok(()) => Next::Done(Some(message)),
@@ -436,13 +437,27 @@ impl Way {
         LENGTH_HEAD + self.prefix.len() + Message::payload_head_len(record) + record + 1
     }
 
-    /// Bytes of all frames for a message of `length` bytes.
-    fn frames_bytes(&self, sealer: &Sealer, length: usize) -> usize {
-        if length <= BODY_MAX {
+    /// Bytes of the longest body whose record is no longer than a frame of `frame_max` bytes can carry.
+    fn body_max(&self, sealer: &Sealer, frame_max: usize) -> usize {
+        let mut body = BODY_MAX;
+        loop {
+            let frame = self.frame_bytes(sealer.sealed_bytes(body)) - LENGTH_HEAD;
+            let excess = frame.saturating_sub(frame_max);
+            if excess == 0 || body <= excess + FRAGMENT_HEAD_BYTES {
+                return body;
+            }
+            // Padding makes a shorter body take as much, so that one step may not be enough.
+            body -= excess;
+        }
+    }
+
+    /// Bytes of all frames for a message of `length` bytes, with bodies of at most `body_max`.
+    fn frames_bytes(&self, sealer: &Sealer, length: usize, body_max: usize) -> usize {
+        if length <= body_max {
             return self.frame_bytes(sealer.sealed_bytes(length));
         }
-        let pieces = length.div_ceil(PIECE_MAX);
-        pieces * self.frame_bytes(sealer.sealed_bytes(FRAGMENT_HEAD_BYTES + PIECE_MAX))
+        let pieces = length.div_ceil(body_max - FRAGMENT_HEAD_BYTES);
+        pieces * self.frame_bytes(sealer.sealed_bytes(body_max))
     }
 
     /// Seals `message` as one record inside the buffer of `sink`.
@@ -466,10 +481,11 @@ impl Way {
         sink: &dyn FrameSink,
         bytes: usize,
         message: &Message,
+        piece_max: usize,
     ) -> Result<(), ErrorCode> {
         let mut encoded = Vec::with_capacity(message.encoded_len());
         message.encode(&mut encoded);
-        let plan = sealer.plan_fragments(encoded.len(), PIECE_MAX).map_err(|_| ErrorCode::TooBig)?;
+        let plan = sealer.plan_fragments(encoded.len(), piece_max).map_err(|_| ErrorCode::TooBig)?;
         // The first frame carries the charge of all; the rest is written under it.
         let mut charged = bytes;
         for PlannedFragment { head, range } in plan {

@@ -467,6 +467,16 @@ impl Message {
         Ok(())
     }
 
+    /// Takes the nearest return address off, as the receiver from a queue does with the mailbox that its
+    /// sender wrote there.
+    pub fn take_return(&mut self) -> Option<Address> {
+        let first = self.ret().first()?.to_owned();
+        let head = &mut self.0.head;
+        head.ret_start += offset(first.as_ref().encoded().len());
+        head.ret_count -= 1;
+        Some(first)
+    }
+
     /// Replaces the last return address, the sender's own, by another.
     ///
     /// # Errors
@@ -691,6 +701,18 @@ mod tests {
         assert_eq!(message.prepend_return(own.as_ref()), Err(HopError::RouteFull));
         assert_eq!(message.hop(), Err(HopError::NoNext));
         assert_eq!(format!("{message:?}"), before);
+    }
+
+    #[test]
+    fn what_was_put_in_front_of_the_return_route_is_taken_off_it() {
+        let mut message = Message::new(route("w").as_ref(), route("me").as_ref(), b"body");
+        let mailbox: Address = format!("queue:q/{}", "a2".repeat(16)).parse().unwrap();
+        message.prepend_return(mailbox.as_ref()).unwrap();
+        assert_eq!(message.take_return(), Some(mailbox));
+        assert_eq!((message.ret().to_string(), message.ret().len()), ("me".to_owned(), 1));
+        assert_eq!(message.take_return().map(|address| address.to_string()), Some("me".to_owned()));
+        assert_eq!(message.take_return(), None);
+        assert_eq!((message.onward().to_string(), message.payload()), ("w".to_owned(), &b"body"[..]));
     }
 
     #[test]

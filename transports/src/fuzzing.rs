@@ -34,7 +34,7 @@ pub async fn receive(pieces: &[&[u8]]) -> io::Result<Received> {
     let streams = Streams::new(StreamLimits::default());
     let sink = Arc::new(Sink::default());
     let registration =
-        Registration::new(&router, None, streams.limits.send_bytes).map_err(io::Error::other)?;
+        Registration::new(&router, None, streams.limits.send_bytes, usize::MAX).map_err(io::Error::other)?;
     let egress = &registration.egress;
     let address = Address::local("sink").map_err(io::Error::other)?;
     router.add_step(&address, Arc::<Sink>::clone(&sink)).map_err(io::Error::other)?;

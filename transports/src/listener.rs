@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, Id, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::egress::{Egress, Registration};
-use crate::limits::Streams;
+use crate::limits::{Streams, source};
 use crate::stream::{Halves, Lost, Reader, Writer, carry, greet};
 
 /// The first and the longest pause after a failed accept, such as when file descriptors run out.
@@ -63,8 +63,6 @@ impl BoundListener {
         local: String,
     ) -> Self {
         let flow = FlowId::new(router.random().to_be_bytes());
-        router.reach_mut().open_flow(flow, FlowKind::Transport, None);
-        let (close, closed) = oneshot::channel();
         let accepting = AcceptLoop {
             router: Arc::clone(router),
             streams: Arc::clone(streams),
@@ -74,7 +72,19 @@ impl BoundListener {
             per_source: HashMap::new(),
             half_open: VecDeque::new(),
         };
-        let task = tokio::spawn(accepting.run(acceptor, closed));
+        Self::serve(router, flow, local, |closed| accepting.run(acceptor, closed))
+    }
+
+    /// A listener with the fresh flow `flow`, served by a task until it is given a deadline to end by.
+    pub(crate) fn serve<F: Future<Output = ()> + Send + 'static>(
+        router: &Arc<Router>,
+        flow: FlowId,
+        local: String,
+        serve: impl FnOnce(oneshot::Receiver<Instant>) -> F,
+    ) -> Self {
+        router.reach_mut().open_flow(flow, FlowKind::Transport, None);
+        let (close, closed) = oneshot::channel();
+        let task = tokio::spawn(serve(closed));
         Self { local, flow, router: Arc::clone(router), close: Mutex::new(Some((close, task))) }
     }
 
@@ -178,15 +188,15 @@ impl AcceptLoop {
             }
             *count += 1;
         }
-        let registration =
-            match Registration::new(&self.router, Some(self.flow), self.streams.limits.send_bytes) {
-                Ok(registration) => registration,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be registered");
-                    self.uncount(from);
-                    return;
-                }
-            };
+        let send_bytes = self.streams.limits.send_bytes;
+        let registration = match Registration::new(&self.router, Some(self.flow), send_bytes, usize::MAX) {
+            Ok(registration) => registration,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be registered");
+                self.uncount(from);
+                return;
+            }
+        };
         let egress = Arc::clone(&registration.egress);
         let task = serve(halves, Arc::clone(&self.router), registration, Arc::clone(&self.streams));
         let task = self.tasks.spawn(task);
@@ -228,14 +238,6 @@ impl AcceptLoop {
     }
 }
 
-/// What counts as one source: an IPv4 address, or the /64 network of an IPv6 address, all of which is one host's.
-pub(crate) fn source(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
-        ip => ip,
-    }
-}
-
 /// The task of an accepted connection.
 async fn serve<R: Reader, W: Writer>(
     mut halves: Halves<R, W>,
@@ -253,20 +255,5 @@ async fn serve<R: Reader, W: Writer>(
     .await;
     if let Err(error) = result {
         tracing::debug!(connection = %egress.address, error = &error as &dyn std::error::Error, "connection lost");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
-        let of = |text: &str| source(text.parse().unwrap()).to_string();
-        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(of("2001:db8:1:2:ffff::1"), of("2001:db8:1:2::9"));
-        assert_ne!(of("2001:db8:1:3::1"), of("2001:db8:1:2::1"));
-        assert_eq!(of("192.0.2.1"), "192.0.2.1");
-        assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");
     }
 }

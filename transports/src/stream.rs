@@ -55,6 +55,8 @@ pub(crate) enum Lost {
     TooBig,
     #[error("the stream ended within a frame")]
     Truncated,
+    #[error("the peer does not answer")]
+    Silent,
     #[error("a frame is no message")]
     Decode(#[source] DecodeError),
     #[error("the stream failed")]
@@ -283,7 +285,7 @@ mod tests {
 
     fn serve() -> Served {
         let router = Router::new(Limits::default()).unwrap();
-        let registration = Registration::new(&router, None, 256 * 1024).unwrap();
+        let registration = Registration::new(&router, None, 256 * 1024, usize::MAX).unwrap();
         let flow = registration.egress.flow;
         let (own, peer) = tokio::io::duplex(64 * 1024);
         let served = Arc::clone(&router);

@@ -12,10 +12,10 @@ use onward_routing::{Address, AddressRef, DialRule, Kind};
 use onward_workers::{Dialer, Router, Step};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::connection::{Connection, Connector};
-use crate::dial::Dialled;
+use crate::dial::{Dialled, resolve};
 use crate::error::TransportError;
 use crate::limits::Streams;
 use crate::listener::{Acceptor, Arrival, BoundListener};
@@ -188,16 +188,8 @@ impl Connector for TcpConnector {
     }
 
     async fn connect(&self) -> io::Result<Halves<OwnedReadHalf, OwnedWriteHalf>> {
-        let resolved: Vec<_> = lookup_host(self.endpoint.value()).await?.collect();
-        // All or none: a name with one forbidden address among others is an attempt to get in.
-        if let Some(rule) = &self.rule
-            && let Some(forbidden) = resolved.iter().find(|address| !rule.permits(address.ip()))
-        {
-            tracing::warn!(endpoint = %self.endpoint, address = %forbidden, "the dial rule does not permit this");
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for address in resolved {
+        for address in resolve(&self.endpoint, self.rule.as_ref()).await? {
             match self.options.socket(address)?.connect(address).await {
                 Ok(stream) => return self.options.halves(stream),
                 Err(error) => last = error,

@@ -44,6 +44,7 @@ async fn on_own_node(
 ) -> Result<(), CliError> {
     let plan = NodePlan {
         listen: serve.listen.clone(),
+        queue: serve.queue.clone(),
         expose: if serve.plain { vec![serve.name.clone()] } else { Vec::new() },
         channels: Some(serve.channels.clone()),
         channel_expose: vec![serve.name.clone()],
@@ -61,6 +62,7 @@ async fn on_own_node(
     let drain = running.until_stopped(serve.drain).await?;
     let finishing = finish(service, &running.node, drain, output);
     report(&serve.name, running.signals.unless_again(finishing).await, output);
+    running.queues.close().await;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod outgoing;
 mod reach;
 mod tcp;
 mod trials;
+mod udp;
 mod unix;
 
 use std::sync::Arc;

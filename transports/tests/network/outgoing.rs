@@ -146,9 +146,7 @@ async fn records_are_written_in_place_and_leave_in_order() {
     let step = node.sink(connection.address().as_ref()).unwrap();
     let sink = step.as_sink().unwrap();
     assert_eq!(sink.flow(), connection.flow());
-    let message = |payload: &[u8]| {
-        onward_routing::Message::new(route([&name("x")]).as_ref(), no_route().as_ref(), payload)
-    };
+    let message = |payload: &[u8]| Message::new(route([&name("x")]).as_ref(), no_route().as_ref(), payload);
     let append = |payload: &[u8]| {
         let message = message(payload);
         let size = message.encoded_len() + 4;
