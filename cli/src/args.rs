@@ -131,7 +131,7 @@ pub(crate) struct NodeStart {
     #[command(flatten)]
     pub(crate) plan: NodePlan,
     /// Read these settings from a file
-    #[arg(long, env = "ONWARD_CONFIG", hide_env = true, value_name = "FILE")]
+    #[arg(long, env = "ONWARD_CONFIG", hide_env = true, value_name = "FILE", hide_short_help = true)]
     pub(crate) config: Option<PathBuf>,
     /// Longest time to finish in after Ctrl-C or SIGTERM
     #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME", hide_short_help = true)]

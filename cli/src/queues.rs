@@ -149,6 +149,16 @@ impl Queues {
         Ok((queues, workers))
     }
 
+    /// The route by which others reach a mailbox here: through the node that has its queue, if that is another.
+    pub(crate) fn way_to(&self, endpoint: &str) -> String {
+        let queue = endpoint.strip_prefix("queue:").and_then(|queue| queue.split_once('/'));
+        let route = queue.and_then(|(name, _)| self.used.get(name));
+        match route.and_then(|route| route.rsplit_once(" => ")) {
+            Some((before, _)) => format!("{before} => {endpoint}"),
+            None => endpoint.to_owned(),
+        }
+    }
+
     /// All of them, with what waits in those that are kept here.
     pub(crate) async fn list(&self) -> Result<Vec<QueueRow>, QueueError> {
         let mut rows = Vec::new();

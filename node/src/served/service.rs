@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use onward_transports::queue::{Broker, Delivery, Mid, Publish, QueueError, Subject, Subscription, Verdict};
-use onward_workers::{Context, Failure, NoReply, Router, Worker};
+use onward_workers::{Context, Failure, NoReply, Worker};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval, timeout};
 
@@ -72,21 +72,19 @@ impl Worker for QueueService {
         let (shared, router, back) =
             (Arc::clone(&self.shared), Arc::clone(context.router()), context.return_route());
         tokio::spawn(async move {
+            let subscription = request.subscription();
             let answer = shared.answer(request).await;
             drop(permit);
-            answer_along(&router, &back, &answer).await;
+            if back.is_empty() {
+                return;
+            }
+            if let Err(error) = router.tell(&back, &answer).await {
+                tracing::debug!(%error, "an answer was not sent");
+                // Whoever asked is gone: what it had goes back to the queue at once.
+                drop(subscription.and_then(|id| shared.served().remove(&id)));
+            }
         });
         Ok(NoReply)
-    }
-}
-
-async fn answer_along(router: &Arc<Router>, back: &onward_routing::Route, answer: &QueueAnswer) {
-    if back.is_empty() {
-        return;
-    }
-    if let Err(error) = router.tell(back, answer).await {
-        // What was fetched comes again when its lease ends.
-        tracing::debug!(%error, "an answer was not sent");
     }
 }
 
