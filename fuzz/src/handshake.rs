@@ -38,8 +38,8 @@ static TICKETS: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| {
     let now = at(Duration::ZERO);
     let ours = ours.ticket(now, alice.identifier()).to_bytes().to_vec();
     let mut forged = ours.clone();
-    // Behind three small numbers, the name of 9 bytes and the head of the secret.
-    forged[14] ^= 1;
+    // Behind four small numbers, the name of 9 bytes and the head of the secret.
+    forged[15] ^= 1;
     [ours, theirs.ticket(now, bob.identifier()).to_bytes().to_vec(), forged]
 });
 
