@@ -19,7 +19,7 @@ use super::counters::DatagramCounters;
 use super::datagram::{Cid, Datagram, Piece, Probe, Token};
 use super::reassembly::{Bounds, Reassembly, Taken};
 use super::token::Tokens;
-use crate::limits::DatagramLimits;
+use crate::limits::{DatagramLimits, source};
 
 /// The first pause between two INITs, and the longest; it doubles.
 const INIT_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
@@ -162,7 +162,7 @@ impl Endpoint {
     ) -> Self {
         let bounds = Bounds {
             peer_bytes: limits.reassembly_peer_bytes,
-            bytes: limits.reassembly_bytes,
+            bytes: limits.reassembly_all_bytes,
             time: limits.reassembly,
         };
         Self {
@@ -411,7 +411,7 @@ impl Endpoint {
             self.counters.challenges.fetch_add(1, Relaxed);
             return self.outputs.push_back(transmit(from, challenge));
         }
-        let ip = from.ip().to_canonical();
+        let ip = source(from.ip());
         let of_ip = self.per_ip.get(&ip).copied().unwrap_or_default();
         let own = Cid::new(random() as u64).filter(|own| !self.peers.contains_key(own));
         let has_place = self.accepted.len() < self.limits.peers && of_ip < self.limits.peers_per_ip;

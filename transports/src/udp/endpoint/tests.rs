@@ -166,7 +166,7 @@ fn two_ends_become_peers_and_carry_messages_both_ways() {
         // In the other order: each piece says where it belongs.
         let from = pair.one.address;
         let got = datagrams.iter().rev().filter_map(|bytes| pair.other.take(at(0), from, bytes));
-        assert_eq!(got.collect::<Vec<_>>(), [message.clone()]);
+        assert_eq!(got.collect::<Vec<_>>(), std::slice::from_ref(&message));
         let (to, datagrams) = pair.other.message(at(0), responder, &message);
         assert_eq!(to, pair.one.address);
         let from = pair.other.address;
@@ -436,6 +436,23 @@ fn peers_are_bounded_in_all_and_for_each_address() {
         assert_eq!(listener.said().len(), 1);
         limits.peers_per_ip = 5;
     }
+}
+
+#[test]
+fn an_ipv6_network_of_64_bits_counts_as_one_address() {
+    let limits = DatagramLimits { peers_per_ip: 2, ..DatagramLimits::default() };
+    let mut listener = End::new("[2001:db8::1]:2", limits);
+    listener.endpoint.listen(true);
+    let hosts =
+        ["[2001:db8:1:1::1]:1", "[2001:db8:1:1::2]:1", "[2001:db8:1:1:9::3]:1", "[2001:db8:1:2::1]:1"];
+    let accepted = hosts.map(|from| {
+        let from: SocketAddr = from.parse().unwrap();
+        let token = listener.endpoint.tokens.make(at(0), from, cid(1));
+        listener.take(at(0), from, &Datagram::Init { initiator: cid(1), token: Some(&token) }.encode());
+        listener.sent();
+        listener.said().len()
+    });
+    assert_eq!(accepted, [1, 1, 0, 1]);
 }
 
 #[test]
