@@ -1,4 +1,4 @@
-//! Two nodes, connected over TCP, with or without a secure channel and a hop node between them.
+//! Two nodes, connected over TCP or UDP, with or without a secure channel and a hop node between them.
 
 use onward::{
     Channel, ChannelListener, Connection, Echo, Identity, Listener, Node, NodeRoute, Peer, Route, Trust,
@@ -15,7 +15,7 @@ pub(crate) struct Pair {
 }
 
 pub(crate) enum Way {
-    Tcp(Connection, Listener),
+    Plain(Connection, Listener),
     Channel(Box<Secured>),
 }
 
@@ -48,7 +48,38 @@ impl Pair {
         let listener = must(server.listen_tcp("127.0.0.1:0").await);
         must(listener.expose("echo"));
         let connection = must(client.connect_tcp(listener.local_address()).await);
-        Self { client, server, way: Way::Tcp(connection, listener.clone()), _listener: listener, _hop: None }
+        Self {
+            client,
+            server,
+            way: Way::Plain(connection, listener.clone()),
+            _listener: listener,
+            _hop: None,
+        }
+    }
+
+    /// Connected over UDP, without a channel.
+    pub(crate) async fn udp() -> Self {
+        let (client, server) = nodes().await;
+        let listener = must(server.listen_udp("127.0.0.1:0").await);
+        must(listener.expose("echo"));
+        let connection = must(client.connect_udp(listener.local_address()).await);
+        Self {
+            client,
+            server,
+            way: Way::Plain(connection, listener.clone()),
+            _listener: listener,
+            _hop: None,
+        }
+    }
+
+    /// With a secure channel over UDP.
+    pub(crate) async fn udp_channel() -> Self {
+        let (client, server) = nodes().await;
+        let listener = must(server.listen_udp("127.0.0.1:0").await);
+        must(listener.expose("bank"));
+        let connection = must(client.connect_udp(listener.local_address()).await);
+        let route = must(connection.route_to("bank")).route().clone();
+        Self::secured(client, server, route, listener, None).await
     }
 
     /// With a secure channel, through a hop node if `hop`.
@@ -68,6 +99,16 @@ impl Pair {
             (None, must(client.connect_tcp(listener.local_address()).await), "bank".to_owned())
         };
         let route = must(connection.route_to(&rest)).route().clone();
+        Self::secured(client, server, route, listener, hop).await
+    }
+
+    async fn secured(
+        client: Node,
+        server: Node,
+        route: Route,
+        listener: Listener,
+        hop: Option<(Node, Listener)>,
+    ) -> Self {
         let (alice, bank) = (must(client.create_identity().await), must(server.create_identity().await));
         let trust = Trust::pinned([alice.identifier()]);
         let accepting = must(server.accept_channels("bank", &bank, trust));
@@ -81,7 +122,7 @@ impl Pair {
     /// The route to a worker of the server, which is exposed to the client.
     pub(crate) fn open(&self, worker: &str) -> NodeRoute {
         match &self.way {
-            Way::Tcp(connection, listener) => {
+            Way::Plain(connection, listener) => {
                 must(listener.expose(worker));
                 must(connection.route_to(worker))
             }
