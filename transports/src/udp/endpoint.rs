@@ -9,6 +9,10 @@
 //!
 //! Specification: docs/protocol.md §2.2.
 
+pub(crate) mod fuzzing;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -604,6 +608,3 @@ fn transmit(to: SocketAddr, datagram: Datagram<'_>) -> Output {
 fn random_probe(random: &mut dyn FnMut() -> u128) -> Probe {
     (random() as u64).to_be_bytes()
 }
-
-#[cfg(test)]
-mod tests;
