@@ -423,6 +423,7 @@ impl Endpoint {
             self.counters.refused_peers.fetch_add(1, Relaxed);
             return;
         };
+        self.counters.accepted.fetch_add(1, Relaxed);
         self.per_ip.insert(ip, of_ip + 1);
         self.accepted.insert((from, initiator), own);
         self.peers.insert(own, Peer::new(now, from, Role::Responder { initiator, counted: ip }));
