@@ -16,7 +16,7 @@ use tokio::net::UdpSocket;
 use tokio::runtime::Runtime;
 
 use crate::measure::{Body, Counter, RUN, RUNS, Tally, body, print, runtime};
-use crate::pair::{Pair, must};
+use crate::pair::{Pair, must, nodes};
 use crate::{ask_laps, laps};
 
 /// Bytes of a datagram around a message's body: its head, and the message's own to a worker `count…`.
@@ -25,6 +25,22 @@ const AROUND: usize = 18 + 25;
 const QUIET: Duration = Duration::from_millis(20);
 const READ_BUFFERS: usize = 8;
 const READ_BYTES: usize = 65_536;
+
+impl Pair {
+    /// Connected over UDP, with a secure channel if `secured`.
+    async fn udp(secured: bool) -> Self {
+        let (client, server) = nodes().await;
+        let listener = must(server.listen_udp("127.0.0.1:0").await);
+        let connection = must(client.connect_udp(listener.local_address()).await);
+        if !secured {
+            must(listener.expose("echo"));
+            return Self::plain(client, server, connection, listener);
+        }
+        must(listener.expose("bank"));
+        let route = must(connection.route_to("bank")).route().clone();
+        Self::secured(client, server, route, listener, None).await
+    }
+}
 
 /// Messages that were sent, and that arrived, and for how long.
 struct Flood {
@@ -36,7 +52,7 @@ struct Flood {
 pub(crate) fn oneway(workers: usize) {
     let runtime = runtime(workers);
     for size in [64, 1024] {
-        let pair = runtime.block_on(Pair::udp());
+        let pair = runtime.block_on(Pair::udp(false));
         let tally = Tally::default();
         let name = format!("count{size}");
         runtime.block_on(async { must(pair.server.start_worker(&name, Counter(tally.clone()))) });
@@ -53,8 +69,8 @@ pub(crate) fn oneway(workers: usize) {
 
 pub(crate) fn ask(workers: usize) {
     let runtime = runtime(workers);
-    let plain = runtime.block_on(Pair::udp());
-    let secured = runtime.block_on(Pair::udp_channel());
+    let plain = runtime.block_on(Pair::udp(false));
+    let secured = runtime.block_on(Pair::udp(true));
     let (plain, secured) = (plain.open("echo"), secured.open("echo"));
     let mut runs: [Vec<(f64, f64)>; 3] = Default::default();
     for _ in 0..=RUNS {

@@ -1,4 +1,4 @@
-//! Two nodes, connected over TCP or UDP, with or without a secure channel and a hop node between them.
+//! Two nodes, connected over TCP, with or without a secure channel and a hop node between them.
 
 use onward::{
     Channel, ChannelListener, Connection, Echo, Identity, Listener, Node, NodeRoute, Peer, Route, Trust,
@@ -48,38 +48,13 @@ impl Pair {
         let listener = must(server.listen_tcp("127.0.0.1:0").await);
         must(listener.expose("echo"));
         let connection = must(client.connect_tcp(listener.local_address()).await);
-        Self {
-            client,
-            server,
-            way: Way::Plain(connection, listener.clone()),
-            _listener: listener,
-            _hop: None,
-        }
+        Self::plain(client, server, connection, listener)
     }
 
-    /// Connected over UDP, without a channel.
-    pub(crate) async fn udp() -> Self {
-        let (client, server) = nodes().await;
-        let listener = must(server.listen_udp("127.0.0.1:0").await);
-        must(listener.expose("echo"));
-        let connection = must(client.connect_udp(listener.local_address()).await);
-        Self {
-            client,
-            server,
-            way: Way::Plain(connection, listener.clone()),
-            _listener: listener,
-            _hop: None,
-        }
-    }
-
-    /// With a secure channel over UDP.
-    pub(crate) async fn udp_channel() -> Self {
-        let (client, server) = nodes().await;
-        let listener = must(server.listen_udp("127.0.0.1:0").await);
-        must(listener.expose("bank"));
-        let connection = must(client.connect_udp(listener.local_address()).await);
-        let route = must(connection.route_to("bank")).route().clone();
-        Self::secured(client, server, route, listener, None).await
+    /// Of nodes that are connected already, without a channel.
+    pub(crate) fn plain(client: Node, server: Node, connection: Connection, listener: Listener) -> Self {
+        let way = Way::Plain(connection, listener.clone());
+        Self { client, server, way, _listener: listener, _hop: None }
     }
 
     /// With a secure channel, through a hop node if `hop`.
@@ -102,7 +77,8 @@ impl Pair {
         Self::secured(client, server, route, listener, hop).await
     }
 
-    async fn secured(
+    /// Of nodes that are connected already, with a channel along `route`.
+    pub(crate) async fn secured(
         client: Node,
         server: Node,
         route: Route,
@@ -141,7 +117,7 @@ impl Pair {
     }
 }
 
-async fn nodes() -> (Node, Node) {
+pub(crate) async fn nodes() -> (Node, Node) {
     let client = must(Node::builder("client").limits(limits()).start().await);
     let server = must(Node::builder("server").limits(limits()).start().await);
     must(server.start_worker("echo", Echo));

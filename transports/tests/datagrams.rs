@@ -3,6 +3,8 @@
 //!
 //! A program of its own, because its allocator counts for the whole process; one trial runs at a time.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
+
 use std::alloc::System;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;

@@ -168,7 +168,7 @@ fn two_ends_become_peers_and_carry_messages_both_ways() {
         // In the other order: each piece says where it belongs.
         let from = pair.one.address;
         let got = datagrams.iter().rev().filter_map(|bytes| pair.other.take(at(0), from, bytes));
-        assert_eq!(got.collect::<Vec<_>>(), [message.clone()]);
+        assert_eq!(got.collect::<Vec<_>>(), std::slice::from_ref(&message));
         let (to, datagrams) = pair.other.message(at(0), responder, &message);
         assert_eq!(to, pair.one.address);
         let from = pair.other.address;
