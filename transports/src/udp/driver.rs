@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use onward_routing::{DecodeError, FlowId, LENGTH_HEAD};
 use onward_workers::{Blocked, Ingress, Router};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
@@ -55,7 +56,7 @@ pub(crate) struct Driver {
     counters: Arc<DatagramCounters>,
     endpoint: Endpoint,
     began: Instant,
-    attached: HashMap<Cid, Attached>,
+    attached: HashMap<Cid, Attached, RandomState>,
     listening: Option<FlowId>,
     /// Peers that were accepted.
     accepted: usize,
@@ -109,7 +110,7 @@ impl Driver {
             counters: Arc::clone(counters),
             endpoint,
             began: Instant::now(),
-            attached: HashMap::new(),
+            attached: HashMap::default(),
             listening: None,
             accepted: 0,
             drained: None,
@@ -183,7 +184,7 @@ impl Driver {
         self.endpoint.tick(now, &mut || self.router.random());
         self.follow(None);
         self.outgoing.shrink();
-        self.outgoing.limit(self.system.max_gso_segments());
+        self.batch = Batch::default();
         for attached in self.attached.values() {
             attached.egress.shrink();
         }
@@ -358,6 +359,8 @@ impl Driver {
                 &joined
             }
         };
+        // It turns out when the first ones are refused whether a network card takes so many at once.
+        self.outgoing.limit(self.system.max_gso_segments());
         let (bytes, by, mut messages) = (frames.len(), attached.by, 0);
         let mut way = self.endpoint.send(self.began.elapsed(), cid);
         while let Some((head, rest)) = frames.split_first_chunk::<LENGTH_HEAD>() {

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use super::counters::DatagramCounters;
 use super::datagram::{Cid, Datagram, Piece, Probe, Token};
 use super::reassembly::{Bounds, Reassembly, Taken};
@@ -90,7 +92,8 @@ pub(crate) struct Endpoint {
     counters: Arc<DatagramCounters>,
     is_listening: bool,
     tokens: Tokens,
-    peers: HashMap<Cid, Peer>,
+    /// By ids that were chosen here, so that a fast hash is enough.
+    peers: HashMap<Cid, Peer, RandomState>,
     /// Accepted peers by where they are and what they call themselves.
     accepted: HashMap<(SocketAddr, Cid), Cid>,
     per_ip: HashMap<IpAddr, usize>,
@@ -173,7 +176,7 @@ impl Endpoint {
             counters,
             is_listening: false,
             tokens: Tokens::new(now, random),
-            peers: HashMap::new(),
+            peers: HashMap::default(),
             accepted: HashMap::new(),
             per_ip: HashMap::new(),
             reassembly: Reassembly::new(bounds),
