@@ -9,6 +9,7 @@ mod datagrams;
 mod handshakes;
 mod measure;
 mod pair;
+mod queue;
 
 use std::process::Command;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ const GROUPS: &[Group] = &[
     ("slow.route", slow_route, &[2]),
     ("udp.oneway", datagrams::oneway, &[2]),
     ("udp.ask", datagrams::ask, &[1]),
+    ("queue", queues, &[2]),
 ];
 
 fn main() {
@@ -216,6 +218,45 @@ fn handshake(workers: usize) {
             (0..=RUNS).map(|_| runtime.block_on(pair.handshakes(64, RUN, known))).skip(1).collect();
         print(figure, "handshakes/s", workers, &samples);
     }
+}
+
+/// The queue on disk, and in turn what its disk and its database do alone.
+fn queues(workers: usize) {
+    const SIZE: usize = 1024;
+    let runtime = runtime(workers);
+    let mut samples: [Vec<f64>; 5] = Default::default();
+    for run in 0..=RUNS {
+        let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let at = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).unwrap_or_else(|error| panic!("{error}"));
+            path
+        };
+        let measured = [
+            queue::durable(&runtime, &at("durable"), SIZE),
+            queue::database(&at("database"), SIZE),
+            queue::file(&at("file"), SIZE),
+            queue::receipt(&runtime, &at("receipt"), SIZE),
+            queue::sync(&at("sync"), SIZE),
+        ];
+        for (samples, figure) in samples.iter_mut().zip(measured).filter(|_| run > 0) {
+            samples.push(figure);
+        }
+    }
+    let [durable, database, file, receipt, sync] = samples;
+    print("queue.durable.1024", "msg/s", workers, &durable);
+    print("queue.bare-database.1024", "msg/s", workers, &database);
+    print("queue.plain-file.1024", "msg/s", workers, &file);
+    print("queue.receipt.1024", "us p50", workers, &receipt);
+    print("queue.sync.1024", "us p50", workers, &sync);
+    let ratios = |one: &[f64], other: &[f64]| -> Vec<f64> {
+        one.iter().zip(other).map(|(one, other)| one / other).collect()
+    };
+    print("queue.durable.1024", "x database", workers, &ratios(&durable, &database));
+    print("queue.durable.1024", "x file", workers, &ratios(&durable, &file));
+    print("queue.receipt.1024", "x sync", workers, &ratios(&receipt, &sync));
+    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    print("queue.idle", "wake-ups/s", workers, &[queue::idle(&runtime, folder.path())]);
 }
 
 fn oneway(

@@ -247,6 +247,10 @@ impl Network {
                     Output::Transmit(_, bytes) => self.sent.push((Place::Bob, bytes)),
                     Output::Agree { peer, .. } => responder.handle(now, agree(bob, peer)),
                     Output::Spend(..) => {}
+                    Output::Admit => {
+                        let admitted = self.listener.admit(id);
+                        responder.handle(now, Input::Admitted(admitted));
+                    }
                     Output::Find(_) => panic!("nobody asked to replace a channel"),
                     Output::Established(established) => {
                         assert!(self.was_sent(Place::Alice, packet), "Bob accepted what Alice did not send");

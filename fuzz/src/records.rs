@@ -212,13 +212,18 @@ pub(crate) fn open_channel(alice: &Party, bob: &Party) -> [Established; 2] {
             Output::Agree { peer, .. } => initiator.handle(now, alice.agree(&peer)),
             Output::Established(established) => sessions[0] = Some(*established),
             Output::Failed(failure) => panic!("no handshake: {failure}"),
-            Output::Find(_) | Output::Spend(..) | Output::Wait { .. } => {}
+            Output::Find(_) | Output::Admit | Output::Spend(..) | Output::Wait { .. } => {}
         }
         match responder.as_mut().map(|responder| responder.poll()) {
             Some(Output::Transmit(_, packet)) => initiator.handle(now, Input::Packet(&packet)),
             Some(Output::Agree { peer, .. }) => {
                 if let Some(responder) = &mut responder {
                     responder.handle(now, bob.agree(&peer));
+                }
+            }
+            Some(Output::Admit) => {
+                if let Some(responder) = &mut responder {
+                    responder.handle(now, Input::Admitted(true));
                 }
             }
             Some(Output::Established(established)) => sessions[1] = Some(*established),

@@ -14,6 +14,9 @@ pub struct Limits {
     /// Peers over UDP.
     #[cfg(feature = "udp")]
     pub datagrams: DatagramLimits,
+    /// Routes through queues.
+    #[cfg(feature = "queue")]
+    pub post: onward_transports::queue::PostLimits,
     /// Secure channels.
     #[cfg(feature = "channels")]
     pub channels: ChannelLimits,
@@ -25,7 +28,7 @@ pub struct Limits {
 pub struct ChannelLimits {
     /// Handshakes of one channel listener.
     pub listener: onward_channels::ListenerLimits,
-    /// How long handshakes, keys and channels last.
+    /// How long handshakes, keys and channels last; over queues, whose brokers delay, [`Profile::queue`](onward_channels::Profile::queue).
     pub profile: onward_channels::Profile,
     /// How long an identity's channel key is attested for, by default 30 days; it is attested again after half of that.
     pub attestation: std::time::Duration,
@@ -64,7 +67,7 @@ impl Limits {
         let (workers, streams) = (&self.workers, &self.streams);
         let time = |time: std::time::Duration| format!("{time:?}");
         #[cfg_attr(
-            not(any(feature = "channels", feature = "udp")),
+            not(any(feature = "channels", feature = "queue", feature = "udp")),
             expect(unused_mut, reason = "rows of features follow")
         )]
         let mut rows = vec![
@@ -101,7 +104,7 @@ impl Limits {
             row(
                 "streams.connections_per_ip",
                 streams.connections_per_ip.to_string(),
-                "connections from one address",
+                "connections from one IPv4 address or IPv6 /64 network",
             ),
             row("streams.connections", streams.connections.to_string(), "connections of one listener"),
             row(
@@ -116,10 +119,44 @@ impl Limits {
                 "receive buffers of all connections together",
             ),
             row("streams.connect", time(streams.connect), "being unreachable before messages are refused"),
+            row(
+                "streams.reconnect_first",
+                time(streams.reconnect_first),
+                "first pause between attempts to connect (it doubles, ±50 %)",
+            ),
+            row("streams.reconnect_last", time(streams.reconnect_last), "longest such pause (±50 %)"),
+            row(
+                "streams.dialled_idle",
+                time(streams.dialled_idle),
+                "a connection dialled by messages without traffic",
+            ),
             row("streams.dialled", streams.dialled.to_string(), "connections dialled by messages"),
         ];
         #[cfg(feature = "udp")]
         rows.extend(datagram_rows(&self.datagrams));
+        #[cfg(feature = "queue")]
+        {
+            let post = &self.post;
+            rows.extend([
+                row("post.ttl", time(post.ttl), "a message in a queue, unless it says less"),
+                row("post.send", bytes(post.send_bytes), "bytes waiting to be published to one mailbox"),
+                row("post.prefetch", post.prefetch.to_string(), "unsettled deliveries of one mailbox"),
+                row("post.remembered", post.remembered.to_string(), "identifiers that one mailbox remembers"),
+                row("post.idle", time(post.idle), "a connection to a mailbox without traffic"),
+                row("post.dialled", post.dialled.to_string(), "mailboxes dialled by messages"),
+                row(
+                    "post.correspondents",
+                    post.correspondents.to_string(),
+                    "senders that one mailbox answers",
+                ),
+                row(
+                    "post.retry_first",
+                    time(post.retry_first),
+                    "first pause without a broker (it doubles, ±50 %)",
+                ),
+                row("post.retry_last", time(post.retry_last), "longest such pause (±50 %)"),
+            ]);
+        }
         #[cfg(feature = "channels")]
         rows.extend(self.channels.rows());
         rows
@@ -181,10 +218,22 @@ impl ChannelLimits {
                 "unfinished handshakes of one flow",
             ),
             row(
+                "channels.half_open_cookie",
+                listener.half_open_cookie.to_string(),
+                "unfinished handshakes from which on a cookie is asked for",
+            ),
+            row(
+                "channels.half_open_per_flow_cookie",
+                listener.half_open_per_flow_cookie.to_string(),
+                "the same of one flow",
+            ),
+            row(
                 "channels.new_per_second",
                 listener.new_per_second.to_string(),
                 "new handshakes of one flow without a cookie",
             ),
+            row("channels.new_burst", listener.new_burst.to_string(), "the same at once"),
+            row("channels.open", listener.open_max.to_string(), "channels that one listener has accepted"),
             row("channels.handshake", time(profile.handshake), "a handshake with its confirmation"),
             row(
                 "channels.key_age",
@@ -228,5 +277,56 @@ impl ChannelLimits {
             row("channels.tickets", self.tickets.to_string(), "channels that can be resumed"),
             row("channels.drain", time(profile.drain), "a renewed channel still opens what was under way"),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows and fields may differ in the unit, or `max`, at the end.
+    fn stem(name: &str) -> String {
+        name.trim_end_matches("_bytes").trim_end_matches("_max").to_owned()
+    }
+
+    /// The names of a struct's own fields, as rows have them.
+    fn fields(limits: &dyn std::fmt::Debug, crate_name: &str) -> Vec<String> {
+        let shown = format!("{limits:#?}");
+        let own = shown.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(':'));
+        own.map(|(field, _)| field)
+            .filter(|field| !field.starts_with(' '))
+            .map(|field| stem(&format!("{crate_name}.{field}")))
+            .collect()
+    }
+
+    #[test]
+    fn every_bound_has_a_row_and_every_row_a_name_of_its_own() {
+        let limits = Limits::default();
+        let mut expected = fields(&limits.workers, "workers");
+        expected.extend(fields(&limits.streams, "streams"));
+        #[cfg(feature = "queue")]
+        expected.extend(fields(&limits.post, "post"));
+        #[cfg(feature = "channels")]
+        {
+            let channels = &limits.channels;
+            expected.extend(fields(&channels.listener, "channels"));
+            expected.extend(fields(&channels.profile, "channels"));
+            expected.extend(fields(channels, "channels"));
+            // What they are made of, and what is no bound but a choice.
+            expected.retain(|name| {
+                !["channels.listener", "channels.profile", "channels.allowed"].contains(&name.as_str())
+            });
+            assert!(expected.len() > 40, "{expected:?}");
+        }
+        let rows = limits.rows();
+        let mut named: Vec<_> = rows.iter().map(|row| stem(row.name)).collect();
+        // Constants that both ends must agree on, which no struct has.
+        named.retain(|name| !name.starts_with("routing."));
+        for list in [&mut expected, &mut named] {
+            list.sort();
+        }
+        assert_eq!(named, expected);
+        named.dedup();
+        assert_eq!(named.len(), expected.len());
     }
 }

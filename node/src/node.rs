@@ -35,6 +35,8 @@ pub struct NodeBuilder {
     name: String,
     limits: Limits,
     state: Option<PathBuf>,
+    #[cfg(feature = "tcp")]
+    tcp: transports::TcpOptions,
     #[cfg(feature = "channels")]
     vault: Option<Arc<dyn onward_keys::Vault>>,
 }
@@ -51,6 +53,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.state = Some(path.into());
+        self
+    }
+
+    /// Options of TCP sockets other than the default ones.
+    #[cfg(feature = "tcp")]
+    #[must_use]
+    pub fn tcp(mut self, options: transports::TcpOptions) -> Self {
+        self.tcp = options;
         self
     }
 
@@ -72,14 +82,18 @@ impl NodeBuilder {
         #[cfg(any(feature = "tcp", feature = "unix"))]
         let streams = transports::Streams::new(self.limits.streams.clone());
         #[cfg(feature = "tcp")]
-        let tcp = transports::TcpTransport::new(Arc::clone(&streams), transports::TcpOptions::default());
+        let tcp = transports::TcpTransport::new(Arc::clone(&streams), self.tcp);
         #[cfg(feature = "udp")]
         let udp = transports::UdpTransport::new(self.limits.datagrams.clone());
+        #[cfg(feature = "queue")]
+        let queues = transports::queue::QueueTransport::new(self.limits.post.clone());
         let dialers: Vec<Arc<dyn Dialer>> = vec![
             #[cfg(feature = "tcp")]
             (Arc::clone(&tcp) as Arc<dyn Dialer>),
             #[cfg(feature = "udp")]
             (Arc::clone(&udp) as Arc<dyn Dialer>),
+            #[cfg(feature = "queue")]
+            (Arc::clone(&queues) as Arc<dyn Dialer>),
         ];
         router.set_dialer(Arc::new(transports::Dialers::new(dialers)));
         let mut tasks = JoinSet::new();
@@ -114,6 +128,8 @@ impl NodeBuilder {
             tcp,
             #[cfg(feature = "udp")]
             udp,
+            #[cfg(feature = "queue")]
+            queues,
             #[cfg(feature = "channels")]
             channels,
             state,
@@ -156,6 +172,8 @@ struct Inner {
     tcp: Arc<transports::TcpTransport>,
     #[cfg(feature = "udp")]
     udp: Arc<transports::UdpTransport>,
+    #[cfg(feature = "queue")]
+    queues: Arc<transports::queue::QueueTransport>,
     #[cfg(feature = "channels")]
     channels: Arc<Channels>,
     state: Option<Arc<StateDir>>,
@@ -179,6 +197,8 @@ impl Drop for Inner {
         self.tcp.end();
         #[cfg(feature = "udp")]
         self.udp.end();
+        #[cfg(feature = "queue")]
+        self.queues.end();
     }
 }
 
@@ -230,6 +250,8 @@ impl Node {
             name: name.to_owned(),
             limits: Limits::default(),
             state: None,
+            #[cfg(feature = "tcp")]
+            tcp: transports::TcpOptions::default(),
             #[cfg(feature = "channels")]
             vault: None,
         }
@@ -351,7 +373,57 @@ impl Node {
         Ok(self.keep_listener("unix", listener))
     }
 
-    #[cfg(any(feature = "tcp", feature = "udp", feature = "unix"))]
+    /// Makes a queue known to this node as `name`: `queue:NAME/MAILBOX` then leads to its mailboxes. A
+    /// queue that had the name before is replaced for connections to come.
+    ///
+    /// # Errors
+    /// [`NodeError::Transport`] for a name that no address can have.
+    #[cfg(feature = "queue")]
+    pub fn mount_queue(
+        &self,
+        name: &str,
+        queue: Arc<dyn transports::queue::Broker>,
+    ) -> Result<(), NodeError> {
+        Ok(self.inner.queues.mount(name, queue)?)
+    }
+
+    /// A fresh address `queue:NAME/MAILBOX` with a random mailbox. Who knows it can fill the mailbox, and
+    /// who also reaches the queue can empty it: it is told to those who are to send, and replaced at will.
+    ///
+    /// # Errors
+    /// As [`Node::mount_queue`].
+    #[cfg(feature = "queue")]
+    pub fn new_mailbox(&self, name: &str) -> Result<Address, NodeError> {
+        Ok(transports::queue::random_mailbox(name, &self.inner.router)?)
+    }
+
+    /// Receives what is sent to `mailbox`, a `queue:NAME/MAILBOX` of a queue that is mounted; what was
+    /// sent while nobody listened comes too. Senders reach nothing until it is exposed.
+    ///
+    /// # Errors
+    /// [`NodeError::Transport`].
+    #[cfg(feature = "queue")]
+    pub fn listen_queue(&self, mailbox: &Address) -> Result<Listener, NodeError> {
+        let listener = self.inner.queues.listen(&self.inner.router, mailbox)?;
+        Ok(self.keep_listener("queue", listener))
+    }
+
+    /// Starts a worker through which other nodes use a queue that is mounted here, each by a
+    /// [`RemoteQueue`](crate::RemoteQueue).
+    ///
+    /// # Errors
+    /// [`NodeError::Transport`] if no queue of this name is mounted, and as [`Node::serve`].
+    #[cfg(feature = "queue")]
+    pub fn serve_queue(&self, worker: &str, queue: &str) -> Result<WorkerHandle, NodeError> {
+        let broker = self
+            .inner
+            .queues
+            .mounted(queue)
+            .ok_or_else(|| transports::TransportError::NoQueue(queue.to_owned()))?;
+        self.start_worker(worker, crate::served::QueueService::new(broker))
+    }
+
+    #[cfg(any(feature = "queue", feature = "tcp", feature = "udp", feature = "unix"))]
     fn keep_listener(&self, kind: &str, listener: transports::Listener) -> Listener {
         let name = format!("{kind}:{}", listener.local_address().trim_start_matches(&format!("{kind}:")));
         let listener =
@@ -490,6 +562,8 @@ impl Node {
         self.inner.tcp.close(left()).await;
         #[cfg(feature = "udp")]
         self.inner.udp.close(left()).await;
+        #[cfg(feature = "queue")]
+        self.inner.queues.close(left()).await;
         let mut tasks = std::mem::take(&mut *lock(&self.inner.tasks));
         tasks.shutdown().await;
         report
@@ -614,7 +688,8 @@ impl Node {
     /// Opens a secure channel along `route`, whose last address is the peer's channel listener.
     ///
     /// # Errors
-    /// [`NodeError::Handshake`] when nobody answers within 30 s or the answer is not the peer's.
+    /// [`NodeError::Handshake`] when nobody answers within 30 s, the answer is not the peer's, or the peer has as many
+    /// channels as it may have.
     ///
     /// # Cancel safety
     /// Dropped during the handshake, no channel is left behind here.
@@ -803,6 +878,11 @@ impl NodeRoute {
     #[must_use]
     pub fn route(&self) -> &Route {
         &self.route
+    }
+
+    #[cfg(feature = "queue")]
+    pub(crate) fn router(&self) -> &Arc<Router> {
+        &self.router
     }
 
     /// Sends a value and waits for the answer until the node's default deadline.

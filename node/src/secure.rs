@@ -8,7 +8,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::{Bytes, BytesMut};
 use onward_channels::identity::Identifier;
@@ -20,7 +20,7 @@ use onward_routing::{Address, ErrorCode, FlowId, LENGTH_HEAD, Message, Route, Ro
 use onward_workers::{Charge, FrameSink, Next, Recent, Router, Step};
 use tokio::sync::mpsc;
 
-use crate::channel::Finished;
+use crate::channel::{Channels, Finished};
 use crate::line::Line;
 
 /// A grant may make a message's return route this much longer than it was when room was taken for it.
@@ -60,6 +60,9 @@ pub(crate) enum Tick {
 struct Ready {
     /// The session address.
     id: u128,
+    /// Who is told when the peer closes it.
+    channels: Weak<Channels>,
+    line: Weak<Line>,
     flow: FlowId,
     peer: Identifier,
     encryptor: Address,
@@ -122,7 +125,12 @@ impl Session {
     }
 
     /// The handshake is finished: records are opened here from now on, as those of `line`. Returns what came early.
-    pub(crate) fn open(&self, line: &Line, finished: Finished) -> Vec<Vec<u8>> {
+    pub(crate) fn open(
+        &self,
+        channels: &Arc<Channels>,
+        line: &Arc<Line>,
+        finished: Finished,
+    ) -> Vec<Vec<u8>> {
         let Finished { established, onward, mut inbox } = finished;
         let Established { session, mut early, .. } = *established;
         let onward_channels::Session { sealer, opener, binding, confirmation } = session;
@@ -130,6 +138,8 @@ impl Session {
         let way = Way::new(onward, self.id);
         let ready = Ready {
             id: self.id,
+            channels: Arc::downgrade(channels),
+            line: Arc::downgrade(line),
             flow: line.flow,
             peer: line.peer,
             encryptor: line.encryptor.clone(),
@@ -200,12 +210,25 @@ impl Session {
 
     /// Opens records that came while the handshake ran, and hands their messages on.
     pub(crate) async fn receive_early(self: &Arc<Self>, router: &Arc<Router>, early: Vec<Vec<u8>>) {
+        let Some(ready) = self.ready.get() else { return };
         for mut record in early {
-            if let Some(ready) = self.ready.get()
-                && let Received::Message(message) = ready.receive(router, &mut record, None)
-            {
-                router.deliver(message).await;
+            match ready.receive(router, &mut record, None) {
+                Received::Message(message) => router.deliver(message).await,
+                Received::Closed(code) => self.closed_by_peer(router, ready, code),
+                Received::Confirm | Received::Nothing => {}
             }
+        }
+    }
+
+    /// The peer has closed it. The channel learns of that at once, unless another session carries it.
+    fn closed_by_peer(&self, router: &Router, ready: &Ready, code: CloseCode) {
+        self.wipe(code);
+        if self.replaced.load(Ordering::Relaxed) {
+            return;
+        }
+        router.flow_lost(ready.flow, false);
+        if let (Some(channels), Some(line)) = (ready.channels.upgrade(), ready.line.upgrade()) {
+            channels.look_after(&line);
         }
     }
 
@@ -240,7 +263,9 @@ impl Session {
                 (Due::Renew, Role::Responder) => FrameType::Rehandshake,
                 (Due::KeepAlive, _) => FrameType::KeepAlive,
             };
-            self.send_control(router, |sealer, out| sealer.seal_empty(now, frame_type, out));
+            if !self.send_control(router, |sealer, out| sealer.seal_empty(now, frame_type, out)) {
+                return None;
+            }
         }
     }
 
@@ -259,16 +284,19 @@ impl Session {
         self.wipe(code);
     }
 
-    /// Seals a frame of the channel's own and sends it if there is room; the peer has timers of its own.
+    /// Seals a frame of the channel's own and sends it if there is room; the peer has timers of its own. `false` if
+    /// it could not even be sealed.
     fn send_control<T>(
         &self,
         router: &Arc<Router>,
         seal: impl FnOnce(&mut Sealer, &mut Vec<u8>) -> Result<T, ChannelError>,
-    ) {
+    ) -> bool {
         let message = self.ready.get().and_then(|ready| ready.control(seal));
+        let is_sealed = message.is_some();
         if let Some(Err(error)) = message.map(|message| router.try_send(message)) {
             tracing::debug!(%error, "a control record was not sent");
         }
+        is_sealed
     }
 
     fn confirm_if(&self, router: &Arc<Router>, wanted: impl FnOnce(&Confirmation) -> bool) {
@@ -666,10 +694,7 @@ impl Step for Session {
                 Next::Done(Some(message))
             }
             Received::Closed(code) => {
-                self.wipe(code);
-                if !self.replaced.load(Ordering::Relaxed) {
-                    router.flow_lost(ready.flow, false);
-                }
+                self.closed_by_peer(router, ready, code);
                 Next::Done(Some(message))
             }
         }

@@ -138,6 +138,13 @@ impl Connection {
         Self { inner: Arc::new(Inner { egress, status, task: Mutex::new(None) }) }
     }
 
+    /// A connection that `task` serves until its egress has drained.
+    #[cfg(feature = "queue")]
+    pub(crate) fn served(egress: Arc<Egress>, task: JoinHandle<()>) -> Self {
+        let (_, status) = watch::channel(Status::Connected);
+        Self { inner: Arc::new(Inner { egress, status, task: Mutex::new(Some(task)) }) }
+    }
+
     /// The random address under which messages leave by it; the same across reconnects.
     #[must_use]
     pub fn address(&self) -> &Address {

@@ -148,7 +148,10 @@ impl Egress {
         }
         state.mode = Mode::Open;
         for mut held in std::mem::take(&mut state.held) {
-            match router.depart(&mut held.message, self.flow) {
+            let is_late = held.message.has_expired(|| router.now());
+            let departs =
+                if is_late { Err(ErrorCode::Expired) } else { router.depart(&mut held.message, self.flow) };
+            match departs {
                 Ok(()) => {
                     state.batch.put(&held.message, held.cost);
                 }
@@ -415,6 +418,22 @@ impl Batch {
         self.bytes[start..start + LENGTH_HEAD].copy_from_slice(&(length as u32).to_be_bytes());
         self.cost += cost;
         true
+    }
+
+    /// The frames one by one, without their lengths, for a transport that has packets.
+    #[cfg(any(feature = "memory", feature = "queue"))]
+    pub(crate) fn frames(&self) -> Vec<Bytes> {
+        let mut bytes = Vec::with_capacity(self.cost);
+        for piece in self.pieces() {
+            bytes.extend_from_slice(&piece);
+        }
+        let mut rest = Bytes::from(bytes);
+        let mut frames = Vec::new();
+        while let Some(head) = rest.first_chunk::<LENGTH_HEAD>() {
+            let length = u32::from_be_bytes(*head) as usize;
+            frames.push(rest.split_to(LENGTH_HEAD + length).slice(LENGTH_HEAD..));
+        }
+        frames
     }
 
     /// Empties it, keeping its memory.

@@ -26,6 +26,8 @@ mod limits;
 mod listener;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "queue")]
+pub mod queue;
 mod stream;
 #[cfg(feature = "tcp")]
 mod tcp;

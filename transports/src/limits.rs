@@ -19,7 +19,8 @@ pub struct StreamLimits {
     pub idle: Duration,
     /// A keepalive is sent after this long without sending, by default 40 s.
     pub keepalive: Duration,
-    /// Connections accepted from one IP address at once, by default 64; further ones are dropped.
+    /// Connections accepted from one source at once, by default 64; further ones are dropped. A source is an IPv4
+    /// address or an IPv6 /64 network.
     pub connections_per_ip: usize,
     /// Connections of one listener at once, by default 4,096; accepting pauses there.
     pub connections: usize,

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ impl Listener {
             flow,
             tasks: JoinSet::new(),
             accepted: HashMap::new(),
-            per_ip: HashMap::new(),
+            per_source: HashMap::new(),
             half_open: VecDeque::new(),
         };
         Self::serve(router, flow, local, |closed| accepting.run(acceptor, closed))
@@ -137,8 +137,9 @@ struct Accepting {
     streams: Arc<Streams>,
     flow: FlowId,
     tasks: JoinSet<()>,
+    /// With the [`source`] of each.
     accepted: HashMap<Id, (Arc<Egress>, Option<IpAddr>)>,
-    per_ip: HashMap<IpAddr, usize>,
+    per_source: HashMap<IpAddr, usize>,
     /// Connections in the order they came, until it is noticed that their preface has come or they ended.
     half_open: VecDeque<(Arc<Egress>, AbortHandle)>,
 }
@@ -178,10 +179,11 @@ impl Accepting {
 
     fn admit<R: Reader, W: Writer>(&mut self, arrival: Arrival<R, W>) {
         let Arrival { halves, from } = arrival;
+        let from = from.map(source);
         if let Some(ip) = from {
-            let count = self.per_ip.entry(ip).or_default();
+            let count = self.per_source.entry(ip).or_default();
             if *count >= self.streams.limits.connections_per_ip {
-                tracing::debug!(%ip, "too many connections from one address");
+                tracing::debug!(%ip, "too many connections from one source");
                 return;
             }
             *count += 1;
@@ -226,13 +228,21 @@ impl Accepting {
 
     fn uncount(&mut self, from: Option<IpAddr>) {
         if let Some(ip) = from
-            && let Some(count) = self.per_ip.get_mut(&ip)
+            && let Some(count) = self.per_source.get_mut(&ip)
         {
             *count -= 1;
             if *count == 0 {
-                self.per_ip.remove(&ip);
+                self.per_source.remove(&ip);
             }
         }
+    }
+}
+
+/// What counts as one source: an IPv4 address, or the /64 network of an IPv6 address, all of which is one host's.
+fn source(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        ip => ip,
     }
 }
 
@@ -253,5 +263,20 @@ async fn serve<R: Reader, W: Writer>(
     .await;
     if let Err(error) = result {
         tracing::debug!(connection = %egress.address, error = &error as &dyn std::error::Error, "connection lost");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
+        let of = |text: &str| source(text.parse().unwrap()).to_string();
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(of("2001:db8:1:2:ffff::1"), of("2001:db8:1:2::9"));
+        assert_ne!(of("2001:db8:1:3::1"), of("2001:db8:1:2::1"));
+        assert_eq!(of("192.0.2.1"), "192.0.2.1");
+        assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");
     }
 }

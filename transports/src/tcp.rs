@@ -168,7 +168,7 @@ impl Acceptor for TcpAcceptor {
 
     async fn accept(&self) -> io::Result<Arrival<OwnedReadHalf, OwnedWriteHalf>> {
         let (stream, peer) = self.listener.accept().await?;
-        Ok(Arrival { halves: self.options.halves(stream)?, from: Some(peer.ip().to_canonical()) })
+        Ok(Arrival { halves: self.options.halves(stream)?, from: Some(peer.ip()) })
     }
 }
 

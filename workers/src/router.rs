@@ -522,6 +522,11 @@ impl Router {
     ) -> Walk {
         let (mut message, mut known) = (message, known);
         for _ in 0..=HOPS_MAX {
+            // Each time: a channel's record makes way for the message in it.
+            message.arrive(|| self.now());
+            if message.has_expired(|| self.now()) {
+                return Walk::Refused(ErrorCode::Expired, message);
+            }
             let target = match known.take() {
                 Some(target) => target,
                 None => {

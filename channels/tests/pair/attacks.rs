@@ -56,6 +56,7 @@ fn a04_captured_handshakes_make_no_channel_and_harm_none() {
                         Output::Transmit(..) => responder.handle(now, Input::Packet(&third)),
                         Output::Failed(_) => break failed += 1,
                         Output::Established(_) => break established += 1,
+                        Output::Admit => responder.handle(at(0), Input::Admitted(true)),
                         Output::Find(_) | Output::Spend(..) => panic!("it replaces and resumes nothing"),
                         Output::Wait { .. } => panic!("it has its third message"),
                     }

@@ -123,6 +123,7 @@ fn establishes(responder: &mut Responder, last: &[u8]) -> bool {
     responder.handle(at(20), Input::Packet(last));
     loop {
         match responder.poll() {
+            Output::Admit => responder.handle(at(20), Input::Admitted(true)),
             Output::Established(_) => return true,
             Output::Failed(_) | Output::Wait { .. } => return false,
             _ => {}

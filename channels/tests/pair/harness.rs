@@ -338,7 +338,7 @@ impl Pair {
                     };
                     self.initiator.handle(self.now, answer);
                 }
-                Output::Find(_) => panic!("an initiator looks for nothing"),
+                Output::Find(_) | Output::Admit => panic!("an initiator asks for nothing"),
                 Output::Spend(role, _) => assert_eq!(role, Role::Initiator),
                 Output::Established(established) => self.initiator_end = Some(Ok(*established)),
                 Output::Failed(failure) => self.initiator_end = Some(Err(failure)),
@@ -372,6 +372,11 @@ impl Pair {
                     Output::Find(_) => {
                         let found = self.replaced.as_ref().map(|old| old.binding.predecessor());
                         self.responders.get_mut(&id).unwrap().handle(self.now, Input::Found(found));
+                        continue;
+                    }
+                    Output::Admit => {
+                        let admitted = self.listener.admit(id);
+                        self.responders.get_mut(&id).unwrap().handle(self.now, Input::Admitted(admitted));
                         continue;
                     }
                     Output::Spend(role, _) => {

@@ -63,6 +63,7 @@ impl Crowd {
                     responder.handle(now, Input::Agreed(self.bob.agree(&peer).unwrap()));
                 }
                 Output::Transmit(_, packet) => initiator.handle(now, Input::Packet(&packet)),
+                Output::Admit => responder.handle(now, Input::Admitted(true)),
                 Output::Established(_) => ready[1] = true,
                 Output::Spend(..) | Output::Wait { .. } => {}
                 other => panic!("{other:?}"),

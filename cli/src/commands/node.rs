@@ -55,7 +55,7 @@ async fn start(state: &State, start: NodeStart, output: Output) -> Result<(), Cl
     )?;
     let drain = running.until_stopped(start.drain).await?;
     output.say(&format!("node `{name}` finishes what it has in hand, {drain:?} at most"));
-    match running.signals.unless_again(running.node.shutdown(drain)).await {
+    match running.stop(drain).await {
         Some(onward::ShutdownReport { drained, cut_off }) => {
             output.say(&format!("node `{name}` stopped: {drained} workers finished, {cut_off} were cut off"));
         }
