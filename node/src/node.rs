@@ -79,6 +79,7 @@ impl NodeBuilder {
     pub async fn start(self) -> Result<Node, NodeError> {
         let router = Router::new(self.limits.workers.clone())?;
         let state = self.state.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
+        #[cfg(any(feature = "tcp", feature = "unix"))]
         let streams = transports::Streams::new(self.limits.streams.clone());
         #[cfg(feature = "tcp")]
         let tcp = transports::TcpTransport::new(Arc::clone(&streams), self.tcp);

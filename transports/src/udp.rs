@@ -42,6 +42,7 @@ use crate::listener::BoundListener;
 use crate::stream::Lost;
 
 pub use counters::DatagramCounters;
+pub use endpoint::fuzzing::datagrams;
 
 /// The UDP transport of a node; also the [`Dialer`] for `udp:` addresses.
 pub struct UdpTransport {

@@ -9,11 +9,17 @@
 //!
 //! Specification: docs/protocol.md §2.2.
 
+pub(crate) mod fuzzing;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+
+use foldhash::fast::RandomState;
 
 use super::counters::DatagramCounters;
 use super::datagram::{Cid, Datagram, Piece, Probe, Token};
@@ -86,7 +92,8 @@ pub(crate) struct Endpoint {
     counters: Arc<DatagramCounters>,
     is_listening: bool,
     tokens: Tokens,
-    peers: HashMap<Cid, Peer>,
+    /// By ids that were chosen here, so that a fast hash is enough.
+    peers: HashMap<Cid, Peer, RandomState>,
     /// Accepted peers by where they are and what they call themselves.
     accepted: HashMap<(SocketAddr, Cid), Cid>,
     per_ip: HashMap<IpAddr, usize>,
@@ -169,7 +176,7 @@ impl Endpoint {
             counters,
             is_listening: false,
             tokens: Tokens::new(now, random),
-            peers: HashMap::new(),
+            peers: HashMap::default(),
             accepted: HashMap::new(),
             per_ip: HashMap::new(),
             reassembly: Reassembly::new(bounds),
@@ -419,6 +426,7 @@ impl Endpoint {
             self.counters.refused_peers.fetch_add(1, Relaxed);
             return;
         };
+        self.counters.accepted.fetch_add(1, Relaxed);
         self.per_ip.insert(ip, of_ip + 1);
         self.accepted.insert((from, initiator), own);
         self.peers.insert(own, Peer::new(now, from, Role::Responder { initiator, counted: ip }));
@@ -604,6 +612,3 @@ fn transmit(to: SocketAddr, datagram: Datagram<'_>) -> Output {
 fn random_probe(random: &mut dyn FnMut() -> u128) -> Probe {
     (random() as u64).to_be_bytes()
 }
-
-#[cfg(test)]
-mod tests;
