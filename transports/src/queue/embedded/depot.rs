@@ -1215,3 +1215,6 @@ fn refusal(trouble: &Trouble) -> QueueError {
 fn tell<T>(reply: Reply<T>, answer: Result<T, QueueError>) {
     let _ = reply.send(answer);
 }
+
+#[cfg(test)]
+mod tests;
