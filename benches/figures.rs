@@ -5,10 +5,12 @@
 //! Each group runs in a process of its own, so that none disturbs another. Memory and allocations are
 //! counted by the bench `heap`, because counting slows everything.
 
+mod datagrams;
 mod handshakes;
 mod keyd;
 mod measure;
 mod pair;
+mod queue;
 
 use std::process::Command;
 use std::sync::Arc;
@@ -32,6 +34,9 @@ const GROUPS: &[Group] = &[
     ("channel.idle1000", channel_idle, &[2]),
     ("handshake", handshake, &[2]),
     ("slow.route", slow_route, &[2]),
+    ("udp.oneway", datagrams::oneway, &[2]),
+    ("udp.ask", datagrams::ask, &[1]),
+    ("queue", queues, &[2]),
     ("keyd", keyd::run, &[2]),
 ];
 
@@ -217,6 +222,45 @@ fn handshake(workers: usize) {
     }
 }
 
+/// The queue on disk, and in turn what its disk and its database do alone.
+fn queues(workers: usize) {
+    const SIZE: usize = 1024;
+    let runtime = runtime(workers);
+    let mut samples: [Vec<f64>; 5] = Default::default();
+    for run in 0..=RUNS {
+        let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let at = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).unwrap_or_else(|error| panic!("{error}"));
+            path
+        };
+        let measured = [
+            queue::durable(&runtime, &at("durable"), SIZE),
+            queue::database(&at("database"), SIZE),
+            queue::file(&at("file"), SIZE),
+            queue::receipt(&runtime, &at("receipt"), SIZE),
+            queue::sync(&at("sync"), SIZE),
+        ];
+        for (samples, figure) in samples.iter_mut().zip(measured).filter(|_| run > 0) {
+            samples.push(figure);
+        }
+    }
+    let [durable, database, file, receipt, sync] = samples;
+    print("queue.durable.1024", "msg/s", workers, &durable);
+    print("queue.bare-database.1024", "msg/s", workers, &database);
+    print("queue.plain-file.1024", "msg/s", workers, &file);
+    print("queue.receipt.1024", "us p50", workers, &receipt);
+    print("queue.sync.1024", "us p50", workers, &sync);
+    let ratios = |one: &[f64], other: &[f64]| -> Vec<f64> {
+        one.iter().zip(other).map(|(one, other)| one / other).collect()
+    };
+    print("queue.durable.1024", "x database", workers, &ratios(&durable, &database));
+    print("queue.durable.1024", "x file", workers, &ratios(&durable, &file));
+    print("queue.receipt.1024", "x sync", workers, &ratios(&receipt, &sync));
+    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    print("queue.idle", "wake-ups/s", workers, &[queue::idle(&runtime, folder.path())]);
+}
+
 fn oneway(
     runtime: &tokio::runtime::Runtime,
     figure: &str,
@@ -263,22 +307,20 @@ fn rates(
 }
 
 fn ask(runtime: &tokio::runtime::Runtime, figure: &str, workers: usize, route: &NodeRoute) {
-    let runs: Vec<_> = (0..=RUNS)
-        .map(|_| {
-            let route = route.clone();
-            let run = runtime.spawn(async move {
-                let (route, request) = (&route, &Raw(vec![7; 64].into()));
-                laps(|| async move {
-                    route.ask::<_, Raw>(request).await.unwrap_or_else(|error| panic!("{error}"))
-                })
-                .await
-            });
-            runtime.block_on(run).unwrap_or_else(|error| panic!("{error}"))
-        })
-        .skip(1)
-        .collect();
+    let runs: Vec<_> = (0..=RUNS).map(|_| ask_laps(runtime, route)).skip(1).collect();
     print(figure, "us p50", workers, &runs.iter().map(|run| run.0).collect::<Vec<_>>());
     print(figure, "ask/s", workers, &runs.iter().map(|run| run.1).collect::<Vec<_>>());
+}
+
+/// One run of asks by a task of its own; returns what [`laps`] does.
+fn ask_laps(runtime: &tokio::runtime::Runtime, route: &NodeRoute) -> (f64, f64) {
+    let route = route.clone();
+    let run = runtime.spawn(async move {
+        let (route, request) = (&route, &Raw(vec![7; 64].into()));
+        laps(|| async move { route.ask::<_, Raw>(request).await.unwrap_or_else(|error| panic!("{error}")) })
+            .await
+    });
+    runtime.block_on(run).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Asks one after the other for one run; returns the median lap in µs and laps per second.

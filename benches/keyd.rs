@@ -228,7 +228,7 @@ impl Pair {
         let node = |name| Node::builder(name).limits(limits()).vault(Arc::clone(&vault));
         let (client, server) = (must(node("client").start().await), must(node("server").start().await));
         must(server.start_worker("echo", Echo));
-        Self::secured(false, (client, server)).await
+        Self::channel_between(false, (client, server)).await
     }
 }
 

@@ -18,18 +18,24 @@
 
 #[cfg(feature = "memory")]
 pub use onward_node::MemoryNetwork;
+#[cfg(feature = "tcp")]
+pub use onward_node::TcpOptions;
 #[cfg(feature = "channels")]
 pub use onward_node::{
-    Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
-    IdentityError, Introduction, KEY_DEADLINE, KeyClient, KeyError, KeyId, KeyMeta, KeyState, KeyUsage,
-    ListenerLimits, Mode, NewKey, Padding, Peer, Profile, Psk, PublicHalf, PublicKey, Refusal, ServiceState,
-    SignatureAlgorithm, SignatureType, SoftwareVault, Suite, Trust, Vault, VerifiedHistory, audit,
-    read_development_key, read_psk,
+    Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, CloseCode, HandshakeFailure,
+    Identifier, Identity, IdentityError, Introduction, KEY_DEADLINE, KeyClient, KeyError, KeyId, KeyMeta,
+    KeyState, KeyUsage, ListenerLimits, Mode, NewKey, Padding, Peer, Profile, Psk, PublicHalf, PublicKey,
+    Refusal, ServiceState, SignatureAlgorithm, SignatureType, SoftwareVault, Suite, Trust, Vault,
+    VerifiedHistory, audit, read_development_key, read_psk,
 };
 pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,
     ShutdownReport, StateDir, StreamLimits, TransportError, WorkerLimits,
 };
+#[cfg(feature = "udp")]
+pub use onward_node::{DatagramCounters, DatagramLimits, UdpTransport};
+#[cfg(feature = "queue")]
+pub use onward_node::{RemoteQueue, queue};
 pub use onward_routing::{
     Address, AddressError, DialRule, ErrorCode, FlowId, FlowKind, Kind, LinkFaults, Message, Route,
     RouteError, RouteRef,

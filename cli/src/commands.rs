@@ -8,6 +8,7 @@ pub(crate) mod keyd;
 mod message;
 mod node;
 mod peer;
+mod queue;
 mod reference;
 mod route;
 mod serve;
@@ -35,6 +36,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Audit(command) => audit::run(&state()?, command, output),
         Command::Doctor(at) => doctor::run(&state()?, &at, output).await,
         Command::Peer(command) => peer::run(&state()?, command, output),
+        Command::Queue(command) => queue::run(&state()?, command, output).await,
         Command::Status(on) => status::run(&state()?, on.node.as_deref(), output).await,
         Command::Demo(DemoCommand::Chain { text, attack, keyd }) => {
             demo::chain(text, attack, keyd, output).await

@@ -15,6 +15,7 @@ mod handshake;
 mod output;
 mod passphrase;
 mod program;
+mod queues;
 mod running;
 mod state;
 

@@ -9,7 +9,7 @@
 const DEPTH_MAX: u8 = 8;
 
 /// Appends the head of major type `major` (0 to 7) with `value`, in the shortest form.
-pub(crate) fn put_head(out: &mut Vec<u8>, major: u8, value: u64) {
+pub fn put_head(out: &mut Vec<u8>, major: u8, value: u64) {
     let major = major << 5;
     match value {
         0..24 => out.push(major | value as u8),
@@ -41,14 +41,16 @@ pub(crate) fn head_len(value: u64) -> usize {
 }
 
 /// Reads strict CBOR from the front of a byte slice; `None` means malformed.
-#[derive(Clone, Copy)]
-pub(crate) struct Reader<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// A reader at the front of `bytes`.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
@@ -57,7 +59,9 @@ impl<'a> Reader<'a> {
         self.at
     }
 
-    pub(crate) fn is_at_end(&self) -> bool {
+    /// Whether everything is read.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
         self.at == self.bytes.len()
     }
 
@@ -99,20 +103,23 @@ impl<'a> Reader<'a> {
         (major == wanted).then_some(value)
     }
 
-    pub(crate) fn u8(&mut self) -> Option<u8> {
+    /// A number below 2^8.
+    pub fn u8(&mut self) -> Option<u8> {
         self.expect(0)?.try_into().ok()
     }
 
-    pub(crate) fn u32(&mut self) -> Option<u32> {
+    /// A number below 2^32.
+    pub fn u32(&mut self) -> Option<u32> {
         self.expect(0)?.try_into().ok()
     }
 
-    pub(crate) fn uint(&mut self) -> Option<u64> {
+    /// A number below 2^64.
+    pub fn uint(&mut self) -> Option<u64> {
         self.expect(0)
     }
 
     /// The number of elements of an array.
-    pub(crate) fn array(&mut self) -> Option<u64> {
+    pub fn array(&mut self) -> Option<u64> {
         self.expect(4)
     }
 
@@ -121,7 +128,8 @@ impl<'a> Reader<'a> {
         self.expect(5)
     }
 
-    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
+    /// A byte string.
+    pub fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = self.expect(2)?.try_into().ok()?;
         self.take(length)
     }

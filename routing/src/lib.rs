@@ -10,7 +10,7 @@
 //! Specification: docs/protocol.md §1.
 
 mod address;
-mod cbor;
+pub mod cbor;
 mod flow;
 mod link;
 mod message;

@@ -4,14 +4,15 @@
 //! the demonstration only ask. The private halves are kept here, in the process that shows the demonstration, to
 //! look for them in the memory of the others.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use onward::{Identity, KeyClient, Node};
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
@@ -29,7 +30,7 @@ const OPERATIONS: &str = r#"ops = ["public", "agree", "attest"]"#;
 
 /// The key service; it is killed, and its directory erased, when this is dropped.
 pub(super) struct KeyService {
-    place: Place,
+    place: TempDir,
     uid: u32,
     secrets: Vec<Zeroizing<[u8; 32]>>,
     _child: Child,
@@ -49,8 +50,8 @@ impl KeyService {
     /// # Errors
     /// [`Code::KeydMissing`] without the program; [`Code::DemoFailed`].
     pub(super) async fn start() -> Result<Self, CliError> {
-        let place = Place::new()?;
-        let directory = place.0.join("keyd");
+        let place = place()?;
+        let directory = place.path().join("keyd");
         let made = DirBuilder::new().mode(0o700).create(&directory);
         let policy: String = NAMES
             .iter()
@@ -69,7 +70,7 @@ impl KeyService {
             .map_err(|error| failed("the key service was not unlocked").because(error))?;
         let mut secrets = Vec::new();
         for name in NAMES {
-            let state = place.0.join(name);
+            let state = place.path().join(name);
             let identity = make_identity(name, &state).await;
             identity.map_err(|error| failed("an identity was not made").because(error))?;
             let keys = state.join("keys");
@@ -81,7 +82,11 @@ impl KeyService {
 
     /// What the process `name` is told.
     pub(super) fn at(&self, name: &str) -> KeysAt {
-        KeysAt { socket: self.place.0.join("keyd/keyd.sock"), uid: self.uid, state: self.place.0.join(name) }
+        KeysAt {
+            socket: self.place.path().join("keyd/keyd.sock"),
+            uid: self.uid,
+            state: self.place.path().join(name),
+        }
     }
 
     /// How many keys the service holds for the demonstration.
@@ -151,23 +156,11 @@ async fn wait_until_ready(child: &mut Child) -> Result<(), CliError> {
     Err(ended())
 }
 
-/// A directory that is erased when this is dropped.
-struct Place(PathBuf);
-
-impl Place {
-    fn new() -> Result<Self, CliError> {
-        let path = std::env::temp_dir().join(format!("onward-demo-{}", super::journey::random_tag()?));
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|error| failed("there is no directory for the demonstration").because(error))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // What cannot be erased is in the system's directory for such files.
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// A directory for this demonstration alone, which is erased when it is dropped.
+fn place() -> Result<TempDir, CliError> {
+    let private = Permissions::from_mode(0o700);
+    let made = tempfile::Builder::new().prefix("onward-demo-").permissions(private).tempdir();
+    made.map_err(|error| failed("there is no directory for the demonstration").because(error))
 }
 
 fn failed(what: &str) -> CliError {

@@ -57,6 +57,7 @@ fn every_command_has_one_screen_of_help_and_a_manual_page() {
     has("keyd", &["start", "status", "unlock", "lock", "reload", "policy"]);
     has("audit", &["verify", "show"]);
     has("peer", &["add", "rm", "ls"]);
+    has("queue", &["ls", "show", "new", "dead", "purge", "redeliver"]);
     has("demo", &["chain"]);
 }
 

@@ -9,5 +9,6 @@ mod help;
 mod keyd;
 mod node;
 mod output;
+mod queue;
 mod serve;
 mod trials;
