@@ -57,6 +57,7 @@ struct Plan {
     unlock: bool,
     create: bool,
     swappable: bool,
+    with_parent: bool,
 }
 
 impl Plan {
@@ -69,6 +70,7 @@ impl Plan {
             unlock: false,
             create: false,
             swappable: false,
+            with_parent: false,
         };
         let mut options = options.iter();
         while let Some(option) = options.next() {
@@ -81,6 +83,7 @@ impl Plan {
                 "--unlock-stdin" => plan.unlock = true,
                 "--create" => plan.create = true,
                 "--allow-swappable-keys" => plan.swappable = true,
+                "--end-with-parent" => plan.with_parent = true,
                 other => return Err(format!("there is no option {other}").into()),
             }
         }
@@ -93,6 +96,9 @@ impl Plan {
 
 fn serve(plan: Plan) -> Result<(), Failed> {
     sandbox::refuse_inspection()?;
+    if plan.with_parent {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    }
     let (directory, _lock) = files::hold_directory(&plan.directory)?;
     // Every file from here on, the socket among them, is its owner's alone from its first moment.
     rustix::process::umask(Mode::from_raw_mode(0o177));
@@ -230,7 +236,7 @@ const EXIT_CONFIGURATION: u8 = 78;
 
 const USAGE: &str = "\
 usage: onward-keyd serve --dir DIR [--socket PATH] [--socket-mode 600|660] [--policy FILE]
-                         [--unlock-stdin [--create]] [--allow-swappable-keys]
+                         [--unlock-stdin [--create]] [--allow-swappable-keys] [--end-with-parent]
        onward-keyd policy check FILE
        onward-keyd policy explain FILE [uid=N] [gid=N] [label=TEXT] [usage=NAME] [op=NAME] [type=NAME] [hour=N]
 ";

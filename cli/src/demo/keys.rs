@@ -135,7 +135,7 @@ async fn spawn(directory: &Path, passphrase: &str) -> Result<Child, CliError> {
         CliError::new(Code::KeydMissing, "onward-keyd cannot be started").because(error)
     };
     let mut command = Command::from(program()?);
-    command.args(["serve", "--unlock-stdin", "--create", "--dir"]).arg(directory);
+    command.args(["serve", "--end-with-parent", "--unlock-stdin", "--create", "--dir"]).arg(directory);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(cannot)?;
     if let Some(mut input) = child.stdin.take() {
