@@ -1,6 +1,6 @@
 //! The key service beside the same keys in the process: signatures, one request at a time, handshakes, fairness.
 //!
-//! Starts `onward-keyd` from beside the bench's own program, which the release build of its package puts there.
+//! Builds and starts `onward-keyd`, a process of its own as in real use.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
@@ -70,12 +70,17 @@ fn owner(path: &Path) -> u32 {
     std::os::unix::fs::MetadataExt::uid(&must(std::fs::metadata(path)))
 }
 
+/// The service's program, beside which the bench's own lies; cargo builds it with another package.
 fn program() -> PathBuf {
     let own = must(std::env::current_exe());
-    let beside = own.ancestors().nth(2).map(|profile| profile.join("onward-keyd"));
-    beside
-        .filter(|path| path.exists())
-        .unwrap_or_else(|| panic!("onward-keyd is not built: cargo build --release --package onward-keyd"))
+    let Some(profile) = own.ancestors().nth(2) else { panic!("the bench lies in no target directory") };
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    build.args(["build", "--release", "--locked", "--quiet", "--package", "onward-keyd"]);
+    if let Some(target) = profile.parent() {
+        build.arg("--target-dir").arg(target);
+    }
+    assert!(must(build.status()).success(), "onward-keyd does not build");
+    profile.join("onward-keyd")
 }
 
 pub(crate) fn run(workers: usize) {
