@@ -177,7 +177,7 @@ fn datagram_rows(limits: &DatagramLimits) -> Vec<LimitRow> {
     let time = |time: std::time::Duration| format!("{time:?}");
     vec![
         row(
-            "datagrams.message",
+            "datagrams.size",
             bytes(onward_transports::UdpTransport::MESSAGE_BYTES_MAX),
             "an encoded message over UDP",
         ),
@@ -187,17 +187,24 @@ fn datagram_rows(limits: &DatagramLimits) -> Vec<LimitRow> {
         row("datagrams.keepalive", time(limits.keepalive), "sending or hearing nothing"),
         row("datagrams.probe", time(limits.probe), "sending unheard before the peer is asked"),
         row("datagrams.connect", time(limits.connect), "being unreachable before messages are refused"),
-        row("datagrams.dialled", limits.dialled.to_string(), "connections dialled by messages"),
-        row("datagrams.send", bytes(limits.send_bytes), "bytes waiting to be sent to one peer"),
-        row("datagrams.reassembly", time(limits.reassembly), "the pieces of one message, first to last"),
         row(
-            "datagrams.reassembly_peer",
-            bytes(limits.reassembly_peer_bytes),
+            "datagrams.reconnect_first",
+            time(limits.reconnect_first),
+            "first pause between attempts (it doubles, ±50 %)",
+        ),
+        row("datagrams.reconnect_last", time(limits.reconnect_last), "longest such pause (±50 %)"),
+        row("datagrams.dialled", limits.dialled.to_string(), "connections dialled by messages"),
+        row("datagrams.dialled_idle", time(limits.dialled_idle), "such a connection without messages"),
+        row("datagrams.send", bytes(limits.send_bytes), "bytes waiting to be sent to one peer"),
+        row("datagrams.message", time(limits.message), "the pieces of one message, first to last"),
+        row(
+            "datagrams.unfinished_peer",
+            bytes(limits.unfinished_peer_bytes),
             "unfinished messages of one peer",
         ),
         row(
-            "datagrams.reassembly_all",
-            bytes(limits.reassembly_bytes),
+            "datagrams.unfinished",
+            bytes(limits.unfinished_bytes),
             "unfinished messages of one socket's peers",
         ),
         row("datagrams.socket", bytes(limits.socket_bytes), "what the system is asked to buffer, each way"),
@@ -304,6 +311,8 @@ mod tests {
         let limits = Limits::default();
         let mut expected = fields(&limits.workers, "workers");
         expected.extend(fields(&limits.streams, "streams"));
+        #[cfg(feature = "udp")]
+        expected.extend(fields(&limits.datagrams, "datagrams"));
         #[cfg(feature = "queue")]
         expected.extend(fields(&limits.post, "post"));
         #[cfg(feature = "channels")]
@@ -321,7 +330,7 @@ mod tests {
         let rows = limits.rows();
         let mut named: Vec<_> = rows.iter().map(|row| stem(row.name)).collect();
         // Constants that both ends must agree on, which no struct has.
-        named.retain(|name| !name.starts_with("routing."));
+        named.retain(|name| !name.starts_with("routing.") && name != "datagrams.size");
         for list in [&mut expected, &mut named] {
             list.sort();
         }

@@ -114,12 +114,12 @@ pub struct DatagramLimits {
     pub dialled: usize,
     /// Bytes that wait to be sent to one peer, by default 256 KiB.
     pub send_bytes: usize,
-    /// How long the pieces of one message may take, by default 5 s.
-    pub reassembly: Duration,
+    /// How long one message may take from its first piece to its last, by default 5 s.
+    pub message: Duration,
     /// Bytes of unfinished messages of one peer, with what keeping them costs, by default 256 KiB.
-    pub reassembly_peer_bytes: usize,
+    pub unfinished_peer_bytes: usize,
     /// Bytes of unfinished messages of all peers of one socket, by default 64 MiB.
-    pub reassembly_bytes: usize,
+    pub unfinished_bytes: usize,
     /// Bytes that the system is asked to buffer for a socket each way, by default 4 MiB; it may give
     /// less. What comes while the buffer is full is lost.
     pub socket_bytes: usize,
@@ -140,9 +140,9 @@ impl Default for DatagramLimits {
             dialled_idle: Duration::from_secs(600),
             dialled: 1024,
             send_bytes: 256 * 1024,
-            reassembly: Duration::from_secs(5),
-            reassembly_peer_bytes: 256 * 1024,
-            reassembly_bytes: 64 * 1024 * 1024,
+            message: Duration::from_secs(5),
+            unfinished_peer_bytes: 256 * 1024,
+            unfinished_bytes: 64 * 1024 * 1024,
             socket_bytes: 4 * 1024 * 1024,
         }
     }

@@ -168,9 +168,9 @@ impl Endpoint {
         random: &mut dyn FnMut() -> u128,
     ) -> Self {
         let bounds = Bounds {
-            peer_bytes: limits.reassembly_peer_bytes,
-            bytes: limits.reassembly_bytes,
-            time: limits.reassembly,
+            peer_bytes: limits.unfinished_peer_bytes,
+            bytes: limits.unfinished_bytes,
+            time: limits.message,
         };
         Self {
             counters,
@@ -292,7 +292,7 @@ impl Endpoint {
         self.due = Duration::MAX;
         self.reassembly.expire(now);
         if !self.reassembly.is_empty() {
-            self.due = now + self.limits.reassembly;
+            self.due = now + self.limits.message;
         }
         let cids: Vec<Cid> = self.peers.keys().copied().collect();
         for cid in cids {
@@ -332,7 +332,7 @@ impl Endpoint {
         if piece.count == 1 {
             return Received::Message(to, piece.bytes);
         }
-        self.due = self.due.min(now + self.limits.reassembly);
+        self.due = self.due.min(now + self.limits.message);
         match self.reassembly.push(now, to, piece) {
             Taken::Kept => Received::Nothing,
             Taken::Whole(message) => Received::Whole(to, message),
