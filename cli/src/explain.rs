@@ -321,7 +321,7 @@ impl Code {
                 "E0303",
                 Exit::Unavailable,
                 "check each hop with `onward route explain`, and that the one before the last address is the channel listener",
-                "The handshake of the secure channel did not complete: the channel listener cannot be reached, it does not trust this identity, or somebody else than the expected peer answered. An untrusted peer is answered with silence, so this may also end as a deadline.",
+                "The handshake of the secure channel did not complete: the channel listener cannot be reached, it does not trust this identity, it has as many channels as it may have, or somebody else than the expected peer answered. An untrusted peer is answered with silence, so this may also end as a deadline.",
             ),
             Self::Control => entry(
                 "E0304",

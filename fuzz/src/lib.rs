@@ -8,11 +8,13 @@
 mod handshake;
 mod party;
 mod payload;
+mod queue;
 mod records;
 mod stream;
 
 pub use handshake::f5_handshake;
 pub use payload::f17_payload;
+pub use queue::{f10_queue, f13_queue_message};
 pub use records::f6_records;
 pub use stream::f1_stream;
 
@@ -30,7 +32,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("f4_datagram", f4_datagram),
     ("f5_handshake", f5_handshake),
     ("f6_records", f6_records),
+    ("f10_queue", f10_queue),
     ("f12_identity", f12_identity),
+    ("f13_queue_message", f13_queue_message),
     ("f17_payload", f17_payload),
 ];
 

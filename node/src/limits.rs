@@ -177,12 +177,16 @@ fn datagram_rows(limits: &DatagramLimits) -> Vec<LimitRow> {
     let time = |time: std::time::Duration| format!("{time:?}");
     vec![
         row(
-            "datagrams.size",
+            "datagrams.message",
             bytes(onward_transports::UdpTransport::MESSAGE_BYTES_MAX),
             "an encoded message over UDP",
         ),
         row("datagrams.peers", limits.peers.to_string(), "accepted peers of one socket"),
-        row("datagrams.peers_per_ip", limits.peers_per_ip.to_string(), "those from one address"),
+        row(
+            "datagrams.peers_per_ip",
+            limits.peers_per_ip.to_string(),
+            "those from one IPv4 address or IPv6 /64 network",
+        ),
         row("datagrams.idle", time(limits.idle), "a silent accepted peer"),
         row("datagrams.keepalive", time(limits.keepalive), "sending or hearing nothing"),
         row("datagrams.probe", time(limits.probe), "sending unheard before the peer is asked"),
@@ -190,21 +194,25 @@ fn datagram_rows(limits: &DatagramLimits) -> Vec<LimitRow> {
         row(
             "datagrams.reconnect_first",
             time(limits.reconnect_first),
-            "first pause between attempts (it doubles, ±50 %)",
+            "first pause between attempts to connect (it doubles, ±50 %)",
         ),
         row("datagrams.reconnect_last", time(limits.reconnect_last), "longest such pause (±50 %)"),
-        row("datagrams.dialled", limits.dialled.to_string(), "connections dialled by messages"),
-        row("datagrams.dialled_idle", time(limits.dialled_idle), "such a connection without messages"),
-        row("datagrams.send", bytes(limits.send_bytes), "bytes waiting to be sent to one peer"),
-        row("datagrams.message", time(limits.message), "the pieces of one message, first to last"),
         row(
-            "datagrams.unfinished_peer",
-            bytes(limits.unfinished_peer_bytes),
+            "datagrams.dialled_idle",
+            time(limits.dialled_idle),
+            "a connection dialled by messages without messages",
+        ),
+        row("datagrams.dialled", limits.dialled.to_string(), "connections dialled by messages"),
+        row("datagrams.send", bytes(limits.send_bytes), "bytes waiting to be sent to one peer"),
+        row("datagrams.reassembly", time(limits.reassembly), "the pieces of one message, first to last"),
+        row(
+            "datagrams.reassembly_peer",
+            bytes(limits.reassembly_peer_bytes),
             "unfinished messages of one peer",
         ),
         row(
-            "datagrams.unfinished",
-            bytes(limits.unfinished_bytes),
+            "datagrams.reassembly_all",
+            bytes(limits.reassembly_all_bytes),
             "unfinished messages of one socket's peers",
         ),
         row("datagrams.socket", bytes(limits.socket_bytes), "what the system is asked to buffer, each way"),
@@ -329,8 +337,8 @@ mod tests {
         }
         let rows = limits.rows();
         let mut named: Vec<_> = rows.iter().map(|row| stem(row.name)).collect();
-        // Constants that both ends must agree on, which no struct has.
-        named.retain(|name| !name.starts_with("routing.") && name != "datagrams.size");
+        // Constants, which no struct has.
+        named.retain(|name| !name.starts_with("routing.") && name != "datagrams.message");
         for list in [&mut expected, &mut named] {
             list.sort();
         }

@@ -25,7 +25,7 @@ mod transport;
 
 pub use dead::{DeadLetter, Reason};
 pub use delivery::{Delivery, Settle, Subscription, Verdict};
-pub use embedded::{DeadRow, EmbeddedQueue, Folder, MailboxRow, Medium, QueueLimits};
+pub use embedded::{DeadRow, EmbeddedQueue, Folder, MailboxRow, Medium, Opening, QueueLimits};
 pub use error::QueueError;
 pub use message::{Mid, QueueKind, QueueMessage};
 pub use post::PostLimits;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use onward_routing::{Address, Route};
-use onward_transports::{DatagramCounters, DatagramLimits, Listener, UdpTransport};
+use onward_transports::{BoundListener, DatagramCounters, DatagramLimits, UdpTransport};
 use onward_trials::{Row, Sample, alone, is_full, size};
 use onward_workers::{AskError, Echo, Limits, Raw, Router, start};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -34,7 +34,7 @@ const PATH_RESPONSE: u8 = 6;
 /// A node with an echo worker exposed on its UDP listener.
 struct Server {
     udp: Arc<UdpTransport>,
-    listener: Listener,
+    listener: BoundListener,
     _router: Arc<Router>,
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use onward_channels::{
-    ChannelError, CloseCode, Content, FirstMessage, HEAD_BYTES, Initiator, Input, Listener, ListenerLimits,
-    Mode, Opening, Output, Session, Suite, To, Verdict, is_handshake,
+    ChannelError, CloseCode, Content, FirstMessage, HEAD_BYTES, HandshakeTable, Initiator, Input,
+    ListenerLimits, Mode, Opening, Output, Session, Suite, To, Verdict, is_handshake,
 };
 use onward_trials::{Difference, Row, Sample, size};
 
@@ -102,7 +102,7 @@ fn a07_a_responder_says_the_same_whomever_a_scanner_looks_for() {
         let mut answers = [Vec::new(), Vec::new()];
         for other in order {
             let first = probe(if other { &alice } else { &bob }, random);
-            let mut listener = Listener::new(Arc::clone(&config), all_modes()).unwrap();
+            let mut listener = HandshakeTable::new(Arc::clone(&config), all_modes()).unwrap();
             #[expect(clippy::disallowed_methods, reason = "what it takes is what is measured")]
             let began = Instant::now();
             let message = FirstMessage { flow: FLOW, behind: b"", packet: &first };
@@ -377,7 +377,7 @@ fn a34_names_chosen_by_an_attacker_do_not_slow_the_listener_down() {
                 ..all_modes()
             };
             let config = Arc::new(pair.bob.config(&pair.alice));
-            let mut listener = Listener::new(config, limits).unwrap();
+            let mut listener = HandshakeTable::new(config, limits).unwrap();
             let mut sample = Sample::default();
             for number in 0..inserted as u64 {
                 let mut packet = first.clone();

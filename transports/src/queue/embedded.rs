@@ -15,6 +15,7 @@ mod record;
 mod window;
 mod writer;
 
+pub use file::Opening;
 pub use medium::{Folder, Medium};
 
 use core::fmt;
@@ -127,6 +128,7 @@ pub struct DeadRow {
 pub struct EmbeddedQueue {
     writer: Arc<Writer>,
     pending: Arc<Room>,
+    opening: Opening,
     last_subscription: Arc<AtomicU64>,
 }
 
@@ -155,8 +157,15 @@ impl EmbeddedQueue {
     /// [`QueueError::StorageFull`], [`QueueError::Storage`].
     pub fn open_on(medium: Arc<dyn Medium>, limits: QueueLimits) -> Result<Self, QueueError> {
         let pending = Arc::new(Room::new(limits.pending_bytes));
-        let writer = Writer::start(Depot::open(medium, limits)?)?;
-        Ok(Self { writer: Arc::new(writer), pending, last_subscription: Arc::new(AtomicU64::new(0)) })
+        let (depot, opening) = Depot::open(medium, limits)?;
+        let writer = Arc::new(Writer::start(depot)?);
+        Ok(Self { writer, pending, opening, last_subscription: Arc::new(AtomicU64::new(0)) })
+    }
+
+    /// What was found when the file was opened.
+    #[must_use]
+    pub fn opening(&self) -> Opening {
+        self.opening
     }
 
     /// Every lane of every mailbox, sorted by name.

@@ -27,7 +27,7 @@ use crate::connection::Connection;
 use crate::dial::Dialled;
 use crate::egress::{Egress, Registration};
 use crate::error::TransportError;
-use crate::listener::Listener;
+use crate::listener::BoundListener;
 
 /// Idle time is measured in so many parts.
 const IDLE_PARTS: u32 = 10;
@@ -75,7 +75,7 @@ impl QueueTransport {
     /// # Errors
     /// [`TransportError::Endpoint`] for an address of another kind, [`TransportError::NoQueue`] if no
     /// queue of that name is mounted.
-    pub fn listen(&self, router: &Arc<Router>, at: &Address) -> Result<Listener, TransportError> {
+    pub fn listen(&self, router: &Arc<Router>, at: &Address) -> Result<BoundListener, TransportError> {
         let own = mailbox_of(at).ok_or_else(|| TransportError::Endpoint(at.clone()))?;
         let name = at.value().split_once('/').map_or("", |(name, _)| name);
         let broker = self.mounted(name).ok_or_else(|| TransportError::NoQueue(name.to_owned()))?;
@@ -91,7 +91,7 @@ impl QueueTransport {
             peers: HashMap::new(),
             tasks: JoinSet::new(),
         };
-        Ok(Listener::serve(router, flow, at.to_string(), |closed| receiving.run(closed)))
+        Ok(BoundListener::serve(router, flow, at.to_string(), |closed| receiving.run(closed)))
     }
 
     /// Ends what messages have dialled without draining, as the last handle of a node does.

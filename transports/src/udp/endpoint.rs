@@ -25,7 +25,7 @@ use super::counters::DatagramCounters;
 use super::datagram::{Cid, Datagram, Piece, Probe, Token};
 use super::reassembly::{Bounds, Reassembly, Taken};
 use super::token::Tokens;
-use crate::limits::DatagramLimits;
+use crate::limits::{DatagramLimits, source};
 
 /// The first pause between two INITs, and the longest; it doubles.
 const INIT_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
@@ -168,9 +168,9 @@ impl Endpoint {
         random: &mut dyn FnMut() -> u128,
     ) -> Self {
         let bounds = Bounds {
-            peer_bytes: limits.unfinished_peer_bytes,
-            bytes: limits.unfinished_bytes,
-            time: limits.message,
+            peer_bytes: limits.reassembly_peer_bytes,
+            bytes: limits.reassembly_all_bytes,
+            time: limits.reassembly,
         };
         Self {
             counters,
@@ -292,7 +292,7 @@ impl Endpoint {
         self.due = Duration::MAX;
         self.reassembly.expire(now);
         if !self.reassembly.is_empty() {
-            self.due = now + self.limits.message;
+            self.due = now + self.limits.reassembly;
         }
         let cids: Vec<Cid> = self.peers.keys().copied().collect();
         for cid in cids {
@@ -332,7 +332,7 @@ impl Endpoint {
         if piece.count == 1 {
             return Received::Message(to, piece.bytes);
         }
-        self.due = self.due.min(now + self.limits.message);
+        self.due = self.due.min(now + self.limits.reassembly);
         match self.reassembly.push(now, to, piece) {
             Taken::Kept => Received::Nothing,
             Taken::Whole(message) => Received::Whole(to, message),
@@ -418,7 +418,7 @@ impl Endpoint {
             self.counters.challenges.fetch_add(1, Relaxed);
             return self.outputs.push_back(transmit(from, challenge));
         }
-        let ip = from.ip().to_canonical();
+        let ip = source(from.ip());
         let of_ip = self.per_ip.get(&ip).copied().unwrap_or_default();
         let own = Cid::new(random() as u64).filter(|own| !self.peers.contains_key(own));
         let has_place = self.accepted.len() < self.limits.peers && of_ip < self.limits.peers_per_ip;

@@ -19,7 +19,7 @@ use super::super::{
     DeadLetter, Delivery, Durability, Lane, MESSAGE_BYTES_MAX, Mid, Publish, QueueError, Reason, Settle,
     Stored, Subject, Verdict,
 };
-use super::file::{Edits, QueueFile, Trouble};
+use super::file::{Edits, Opening, QueueFile, Trouble};
 use super::mailbox::{Fresh, Mailbox, Waiting};
 use super::medium::Medium;
 use super::record::{Entry, Message, Place, Recent, checksum};
@@ -189,7 +189,7 @@ pub(crate) struct Depot {
 
 impl Depot {
     /// Opens the file of `medium` and learns what is in it.
-    pub(crate) fn open(medium: Arc<dyn Medium>, limits: QueueLimits) -> Result<Self, QueueError> {
+    pub(crate) fn open(medium: Arc<dyn Medium>, limits: QueueLimits) -> Result<(Self, Opening), QueueError> {
         let opened = QueueFile::open(&*medium).map_err(|trouble| refusal(&trouble))?;
         let mut depot = Self {
             limits,
@@ -218,7 +218,7 @@ impl Depot {
             edits: Edits::default(),
         };
         depot.load(opened.file).map_err(|trouble| refusal(&trouble))?;
-        Ok(depot)
+        Ok((depot, opened.opening))
     }
 
     /// Does what is asked, commits it, answers, and hands out messages.
@@ -348,7 +348,7 @@ impl Depot {
             return;
         }
         match QueueFile::open(&*self.medium) {
-            Ok(opened) if opened.salvaged.is_none() => self.file = Some(opened.file),
+            Ok(opened) if !opened.opening.is_set_aside => self.file = Some(opened.file),
             Ok(opened) => {
                 if let Err(trouble) = self.load(opened.file) {
                     self.fail(trouble, now);
@@ -1215,3 +1215,6 @@ fn refusal(trouble: &Trouble) -> QueueError {
 fn tell<T>(reply: Reply<T>, answer: Result<T, QueueError>) {
     let _ = reply.send(answer);
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,7 +52,7 @@ pub fn datagrams(data: &[u8]) -> bool {
         }
         let is_bounded = |stranger: &usize| went[*stranger] <= AMPLIFICATION_MAX * came[*stranger];
         assert!((1..usize::from(ADDRESSES)).all(|stranger| is_bounded(&stranger)), "{went:?} for {came:?}");
-        assert!(endpoint.reassembly.bytes() <= limits.unfinished_peer_bytes);
+        assert!(endpoint.reassembly.bytes() <= limits.reassembly_peer_bytes);
     }
     decoded.is_some()
 }

@@ -486,6 +486,23 @@ fn peers_are_bounded_in_all_and_for_each_address() {
 }
 
 #[test]
+fn an_ipv6_network_of_64_bits_counts_as_one_address() {
+    let limits = DatagramLimits { peers_per_ip: 2, ..DatagramLimits::default() };
+    let mut listener = End::new("[2001:db8::1]:2", limits);
+    listener.endpoint.listen(true);
+    let hosts =
+        ["[2001:db8:1:1::1]:1", "[2001:db8:1:1::2]:1", "[2001:db8:1:1:9::3]:1", "[2001:db8:1:2::1]:1"];
+    let accepted = hosts.map(|from| {
+        let from: SocketAddr = from.parse().unwrap();
+        let token = listener.endpoint.tokens.make(at(0), from, cid(1));
+        listener.take(at(0), from, &Datagram::Init { initiator: cid(1), token: Some(&token) }.encode());
+        listener.sent();
+        listener.said().len()
+    });
+    assert_eq!(accepted, [1, 1, 0, 1]);
+}
+
+#[test]
 fn who_does_not_listen_answers_no_init() {
     let mut end = End::new("10.0.0.2:2", DatagramLimits::default());
     let init = Datagram::Init { initiator: cid(1), token: None }.encode();
