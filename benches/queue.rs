@@ -115,35 +115,29 @@ pub(crate) fn file(folder: &Path, size: usize) -> f64 {
     MESSAGES as f64 / began.elapsed().as_secs_f64()
 }
 
-/// Half of the receipts of one producer, who waits for each, come within so many microseconds.
-pub(crate) fn receipt(runtime: &Runtime, folder: &Path, size: usize) -> f64 {
+/// Half of the receipts of one producer, who waits for each, come within so many microseconds; and half
+/// of the syncs of a plain file, one after each receipt and so many appended bytes, within so many.
+pub(crate) fn receipt(runtime: &Runtime, folder: &Path, size: usize) -> (f64, f64) {
     // On a worker thread, as an application's task would be.
     let folder = folder.to_owned();
     let laps = runtime.spawn(async move {
         let queue = open(&folder).await;
-        let mut laps = Vec::new();
+        let log = create(&folder.join("sync"));
+        let body = vec![7; size];
+        let (mut receipts, mut syncs) = (Vec::new(), Vec::new());
         for number in 0..RECEIPTS as u64 {
             let asked = Instant::now();
             queue.publish(message(number, size)).await.unwrap_or_else(|error| panic!("{error}"));
-            laps.push(asked.elapsed());
+            receipts.push(asked.elapsed());
+            let asked = Instant::now();
+            let synced = log.write_all_at(&body, number * size as u64).and_then(|()| log.sync_data());
+            synced.unwrap_or_else(|error| panic!("{error}"));
+            syncs.push(asked.elapsed());
         }
         queue.close().await.unwrap_or_else(|error| panic!("{error}"));
-        laps
+        (p50(receipts), p50(syncs))
     });
-    p50(runtime.block_on(laps).unwrap_or_else(|error| panic!("{error}")))
-}
-
-/// Half of the syncs of a plain file, each after so many appended bytes, end within so many microseconds.
-pub(crate) fn sync(folder: &Path, size: usize) -> f64 {
-    let log = create(&folder.join("sync"));
-    let body = vec![7; size];
-    let lap = |number: usize| {
-        let asked = Instant::now();
-        let synced = log.write_all_at(&body, (number * size) as u64).and_then(|()| log.sync_data());
-        synced.unwrap_or_else(|error| panic!("{error}"));
-        asked.elapsed()
-    };
-    p50((0..RECEIPTS).map(lap).collect())
+    runtime.block_on(laps).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// How often the thread of a queue wakes up in a second in which its subscriber gets nothing.
