@@ -95,17 +95,26 @@ pub(crate) fn database(folder: &Path, size: usize) -> f64 {
     MESSAGES as f64 / began.elapsed().as_secs_f64()
 }
 
-/// The same messages through a plain file: append and sync, read back, write how far it was read and sync.
+/// The same messages through a plain file, each with its length in front: append a batch and sync, read
+/// its messages back, write how far that was and sync.
 pub(crate) fn file(folder: &Path, size: usize) -> f64 {
+    const HEAD: usize = 4;
     let (log, cursor) = (create(&folder.join("log")), create(&folder.join("cursor")));
-    let batch = vec![7; size * TOGETHER as usize];
-    let mut back = vec![0; batch.len()];
+    let mut message = (size as u32).to_le_bytes().to_vec();
+    message.resize(HEAD + size, 7);
+    let entry = message.len() as u64;
+    let mut back = vec![0; message.len()];
     let mut run = || -> std::io::Result<()> {
-        for at in (0..MESSAGES / TOGETHER).map(|number| number * batch.len() as u64) {
-            log.write_all_at(&batch, at)?;
+        for first in (0..MESSAGES).step_by(TOGETHER as usize) {
+            for number in first..first + TOGETHER {
+                log.write_all_at(&message, number * entry)?;
+            }
             log.sync_data()?;
-            log.read_exact_at(&mut back, at)?;
-            cursor.write_all_at(&at.to_le_bytes(), 0)?;
+            for number in first..first + TOGETHER {
+                log.read_exact_at(&mut back, number * entry)?;
+                std::hint::black_box(back.clone());
+            }
+            cursor.write_all_at(&first.to_le_bytes(), 0)?;
             cursor.sync_data()?;
         }
         Ok(())
