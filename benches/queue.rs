@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use onward::queue::{Broker as _, EmbeddedQueue, Lane, Mailbox, Mid, Publish, QueueLimits, Subject};
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, TableDefinition};
 use tokio::runtime::Runtime;
 
 /// Messages stored at the same time, and messages in one batch of what is compared with.

@@ -18,18 +18,22 @@
 
 #[cfg(feature = "memory")]
 pub use onward_node::MemoryNetwork;
-#[cfg(feature = "queue")]
-pub use onward_node::queue;
+#[cfg(feature = "tcp")]
+pub use onward_node::TcpOptions;
 #[cfg(feature = "channels")]
 pub use onward_node::{
-    Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, HandshakeFailure, Identifier, Identity,
-    IdentityError, Introduction, KeyError, ListenerLimits, Mode, Padding, Peer, Profile, Psk, SoftwareVault,
-    Suite, Trust, Vault, VerifiedHistory, read_psk,
+    Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, CloseCode, HandshakeFailure,
+    Identifier, Identity, IdentityError, Introduction, KeyError, ListenerLimits, Mode, Padding, Peer,
+    Profile, Psk, SoftwareVault, Suite, Trust, Vault, VerifiedHistory, read_psk,
 };
 pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,
     ShutdownReport, StateDir, StreamLimits, TransportError, WorkerLimits,
 };
+#[cfg(feature = "udp")]
+pub use onward_node::{DatagramCounters, DatagramLimits, UdpTransport};
+#[cfg(feature = "queue")]
+pub use onward_node::{RemoteQueue, queue};
 pub use onward_routing::{
     Address, AddressError, DialRule, ErrorCode, FlowId, FlowKind, Kind, LinkFaults, Message, Route,
     RouteError, RouteRef,

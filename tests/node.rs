@@ -5,8 +5,9 @@
 use std::time::{Duration, Instant};
 
 use onward::{
-    AskError, ChannelOptions, Echo, ErrorCode, Failure, Limits, Listener, Mode, NoReply, Node, NodeError,
-    Peer, Raw, Route, Suite, Trust,
+    Address, AskError, ChannelOptions, CloseCode, Echo, EndReason, ErrorCode, Failure, FnWorker,
+    HandshakeFailure, Limits, Listener, Mode, NoReply, Node, NodeError, Peer, Raw, Restart, Route, Strategy,
+    Suite, Supervisor, Trust,
 };
 use onward_trials::Row;
 
@@ -262,6 +263,51 @@ async fn shutdown_finishes_what_was_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_lets_supervised_workers_finish_too_and_cuts_off_who_does_not() {
+    let slow = || {
+        FnWorker::new(|n: u64| async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(n)
+        })
+    };
+    let stuck = || {
+        FnWorker::new(|n: u64| async move {
+            std::future::pending::<()>().await;
+            Ok(n)
+        })
+    };
+    let node = node("n").await;
+    let address = |name: &str| Address::local(name).unwrap();
+    // Started first, it is told last: it takes all the time there is.
+    let other = Supervisor::new(Strategy::OneForOne).child(address("stuck"), Restart::Permanent, stuck);
+    let other = node.supervise("other", other).unwrap();
+    let below = Supervisor::new(Strategy::OneForOne).child(address("below"), Restart::Permanent, slow);
+    let tree = Supervisor::new(Strategy::OneForOne)
+        .child(address("first"), Restart::Permanent, slow)
+        .supervisor(address("branch"), Restart::Permanent, below);
+    node.supervise("tree", tree).unwrap();
+    let ask = |name: &str, n: u64| {
+        let route = node.route(name).unwrap();
+        tokio::spawn(async move { route.ask::<_, u64>(&n).await })
+    };
+    let asks: Vec<_> = (0..5).flat_map(|n| [ask("first", n), ask("below", n)]).collect();
+    let never = ask("stuck", 0);
+    // All of them are in their mailboxes: what comes later would be refused.
+    while node.router().counters().delivered.load(std::sync::atomic::Ordering::Relaxed) < 11 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let stopping = node.clone();
+    let report = tokio::spawn(async move { stopping.shutdown(Duration::from_secs(2)).await });
+    for ask in asks {
+        ask.await.unwrap().unwrap();
+    }
+    let report = report.await.unwrap();
+    assert_eq!((report.drained, report.cut_off), (2, 1));
+    assert!(never.await.unwrap().is_err(), "its asker is told");
+    assert_eq!(other.ended().await, EndReason::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a17_a_close_is_seen_at_the_far_end_of_five_hops() {
     let chain = Chain::start().await;
     let identity = chain.service.create_identity().await.unwrap();
@@ -299,4 +345,82 @@ async fn a17_a_close_is_seen_at_the_far_end_of_five_hops() {
     row.at_most("seconds until a close is seen behind five hops", seen, 1.0);
     let after = through.ask::<_, Raw>(&raw("anybody")).await;
     row.exactly("asks answered through a closed channel", u8::from(after.is_ok()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_listener_tells_whoever_wants_another_channel_and_keeps_those_it_has() {
+    let mut limits = Limits::default();
+    limits.channels.listener.open_max = 1;
+    let service = Node::builder("service").limits(limits).start().await.unwrap();
+    service.start_worker("echo", Echo).unwrap();
+    let identity = service.create_identity().await.unwrap();
+    let channels = service.accept_channels("bank", &identity, Trust::dangerously_any()).unwrap();
+    channels.expose("echo").unwrap();
+    let listener = service.listen_tcp("127.0.0.1:0").await.unwrap();
+    listener.expose("bank").unwrap();
+    let client = node("client").await;
+    let own = client.create_identity().await.unwrap();
+    let open = async || {
+        let route: Route = format!("{} => bank", listener.name()).parse().unwrap();
+        client.open_channel(&own, route, Peer::Identity(identity.identifier())).await
+    };
+    let first = open().await.unwrap();
+    for refused in 1..=2 {
+        let told = open().await.unwrap_err();
+        assert!(
+            matches!(told, NodeError::Handshake(HandshakeFailure::Closed(CloseCode::Full))),
+            "refused at once: {told}"
+        );
+        assert_eq!((channels.refused(), channels.half_open(), service.channels()), (refused, 0, 1));
+    }
+    let through = client.route_along(first.route_to("echo").unwrap());
+    assert_eq!(through.ask::<_, Raw>(&raw("still")).await.unwrap(), raw("still"));
+    first.close();
+    while service.channels() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    open().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_is_seen_at_the_far_end_when_it_comes_and_not_at_the_next_look() {
+    let chain = Chain::start().await;
+    let identity = chain.service.create_identity().await.unwrap();
+    chain.service.accept_channels("bank", &identity, Trust::dangerously_any()).unwrap();
+    let client = node("client").await;
+    let own = client.create_identity().await.unwrap();
+    let mut waited = Duration::ZERO;
+    for _ in 0..6 {
+        let peer = Peer::Identity(identity.identifier());
+        let channel = client.open_channel(&own, chain.route("bank"), peer).await.unwrap();
+        while chain.service.channels() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let began = Instant::now();
+        channel.close();
+        while chain.service.channels() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        waited += began.elapsed();
+    }
+    // A look once a second would make it six seconds or so.
+    assert!(waited < Duration::from_secs(3), "{waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_is_closed_once_and_leaves_nothing_when_it_could_not_begin() {
+    let node = node("n").await;
+    let identity = node.create_identity().await.unwrap();
+    let accept = || node.accept_channels("bank", &identity, Trust::dangerously_any());
+    let before = node.router().reach().state_hash();
+    let (first, second) = (accept().unwrap(), accept());
+    assert!(matches!(second, Err(NodeError::Start(_))), "the address is taken");
+    let other_handle = first.clone();
+    first.close();
+    node.start_worker("bank", Echo).unwrap();
+    other_handle.close();
+    let answer: Raw = node.route("bank").unwrap().ask(&raw("later")).await.unwrap();
+    assert_eq!(answer, raw("later"), "another worker's address by now");
+    drop((first, other_handle));
+    assert_eq!(node.router().reach().state_hash(), before, "no flow is left");
 }

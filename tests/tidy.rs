@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("onward-keys", &[]),
     ("onward-channels", &["onward-keys", "onward-routing"]),
     ("onward-workers", &["onward-routing"]),
-    ("onward-transports", &["onward-routing", "onward-workers"]),
+    ("onward-transports", &["onward-keys", "onward-routing", "onward-workers"]),
     (
         "onward-node",
         &["onward-channels", "onward-keys", "onward-routing", "onward-transports", "onward-workers"],

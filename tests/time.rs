@@ -8,8 +8,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use onward::{
-    Address, AskError, Channel, Echo, HandshakeFailure, Identifier, Identity, IdentityError, Limits,
-    LinkFaults, Listener, MemoryNetwork, Node, NodeError, NodeRoute, Peer, Profile, Raw, Route, Trust,
+    Address, AskError, Channel, ChannelOptions, Echo, HandshakeFailure, Identifier, Identity, IdentityError,
+    Limits, LinkFaults, Listener, MemoryNetwork, Mode, Node, NodeError, NodeRoute, Peer, Profile, Raw, Route,
+    Trust,
 };
 
 const DRAIN: Duration = Duration::from_secs(2);
@@ -223,6 +224,36 @@ async fn a_rotated_identity_keeps_its_channels_and_is_accepted_in_new_ones() {
     again.ask::<_, Raw>(&raw("new")).await.unwrap();
     assert_eq!(second.peer(), bank.identifier());
     assert!(client.forked_identities().is_empty() && node.forked_identities().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resumed_channel_is_renewed_in_the_mode_of_the_first() {
+    let service = Node::builder("service").limits(hurried()).start().await.unwrap();
+    service.start_worker("echo", Echo).unwrap();
+    let bank = service.create_identity().await.unwrap();
+    let client = Node::builder("client").limits(hurried()).start().await.unwrap();
+    let alice = client.create_identity().await.unwrap();
+    // No other mode is answered.
+    let accepts = [Mode::ClassicalXx, Mode::Resumption].into_iter().flat_map(Mode::in_every_suite).collect();
+    let options = ChannelOptions { accepts: Some(accepts), ..ChannelOptions::default() };
+    let trust = Trust::pinned([alice.identifier()]);
+    service.accept_channels_with("bank", &bank, trust, &options).unwrap().expose("echo").unwrap();
+    let listener = service.listen_tcp("127.0.0.1:0").await.unwrap();
+    listener.expose("bank").unwrap();
+    let open = async |mode: Mode, resumable: bool| {
+        let route: Route = format!("{} => bank", listener.name()).parse().unwrap();
+        let options = ChannelOptions { mode, resumable, ..ChannelOptions::default() };
+        client.open_channel_with(&alice, route, Peer::Identity(bank.identifier()), options).await.unwrap()
+    };
+    open(Mode::ClassicalXx, true).await.close();
+    let resumed = open(Mode::Resumption, false).await;
+    let began = Instant::now();
+    while resumed.renewals() == 0 {
+        assert!(began.elapsed() < Duration::from_secs(15) && !resumed.is_closed(), "it is never renewed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let echo = client.route_along(resumed.route_to("echo").unwrap());
+    assert_eq!(echo.ask::<_, Raw>(&raw("after")).await.unwrap(), raw("after"));
 }
 
 fn copy_folder(from: &Path, to: &Path) {

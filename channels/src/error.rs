@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::identity::IdentityError;
-use crate::record::Sequence;
+use crate::record::{CloseCode, Sequence};
 
 /// Why a channel refused a record or a call.
 #[derive(Debug, thiserror::Error)]
@@ -59,4 +59,10 @@ pub enum Failure {
     /// The key service did not complete the key agreement in time, or not at all.
     #[error("key service did not complete the key agreement")]
     KeyService,
+    /// The peer has proved who it is and does not want the channel.
+    #[error("peer closed the channel before it was ready: {0:?}")]
+    Closed(CloseCode),
+    /// This end's listener has as many channels as it may have; the peer was told.
+    #[error("listener has no place for another channel")]
+    Full,
 }

@@ -89,6 +89,8 @@ pub enum Input<'a> {
     AgreementFailed,
     /// The answer to [`Output::Find`]: [`Binding::predecessor`] of the channel, if there is one.
     Found(Option<Predecessor>),
+    /// The answer to [`Output::Admit`].
+    Admitted(bool),
     /// The time of the last [`Output::Wait`] has come.
     TimePassed,
 }
@@ -109,6 +111,9 @@ pub enum Output {
     /// Find the channel accepted at this listener that has this `hs_id`: the peer says that it replaces it. Answer
     /// with [`Input::Found`].
     Find([u8; 32]),
+    /// This would be a channel of its own: take a place for it with [`crate::HandshakeTable::admit`], and answer with
+    /// [`Input::Admitted`].
+    Admit,
     /// The ticket of this role and name is spent: erase it from any store, for good. What follows may leave only if
     /// that worked; if not, drop the handshake.
     Spend(Role, [u8; 8]),
@@ -164,6 +169,7 @@ impl fmt::Debug for Input<'_> {
             Self::Agreed(_) => "Agreed",
             Self::AgreementFailed => "AgreementFailed",
             Self::Found(_) => "Found",
+            Self::Admitted(_) => "Admitted",
             Self::TimePassed => "TimePassed",
         })
     }
@@ -281,11 +287,11 @@ fn introduced(
     Ok((verify(config, now, payload, &remote, to)?, remote))
 }
 
-/// A finished Noise handshake as a channel.
+/// A finished Noise handshake as a channel of the strength of `mode`.
 fn session(
     config: &HandshakeConfig,
     now: Now,
-    terms: &Terms,
+    (terms, mode): (&Terms, Mode),
     role: Role,
     split: noise::Split,
     peer: &VerifiedPeer,
@@ -296,7 +302,7 @@ fn session(
         Role::Initiator => ([local, remote], Answers::Nothing),
         Role::Responder => ([remote, local], Answers::Confirms),
     };
-    let binding = Binding::derive(terms.mode, &k1, &k2, &hash, ends);
+    let binding = Binding::derive(mode, &k1, &k2, &hash, ends);
     let (outgoing, incoming) = match role {
         Role::Initiator => (k1, k2),
         Role::Responder => (k2, k1),

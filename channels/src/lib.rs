@@ -33,7 +33,7 @@ pub use handshake::{
     Bases, Basis, Established, HandshakeConfig, INTRODUCTIONS_MAX, Initiator, Input, LocalIdentity, Opening,
     Output, Psk, Responder, Ticket, Tickets, To, is_handshake,
 };
-pub use listener::{FirstMessage, HandshakeId, Listener, ListenerLimits, Verdict};
+pub use listener::{FirstMessage, HandshakeId, HandshakeTable, ListenerLimits, Verdict};
 pub use mode::{Mode, Suite};
 pub use reassembly::{MESSAGE_BYTES_MAX, Reassembly};
 pub use record::{

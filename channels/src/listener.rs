@@ -1,8 +1,8 @@
 //! The listener's table: which first messages become handshakes, and which are answered with a cookie or nothing.
 //!
-//! Everything here happens before anybody has proved anything, so everything is bounded: half-open handshakes in
-//! all and per flow, new ones per second, and the bytes sent for the bytes received. A cookie proves a return route
-//! on one flow and nothing else, and asking for one leaves no state.
+//! Most of it happens before anybody has proved anything, so everything is bounded: half-open handshakes in all and
+//! per flow, new ones per second, the bytes sent for the bytes received, and in the end the channels. A cookie proves
+//! a return route on one flow and nothing else, and asking for one leaves no state.
 //!
 //! Specification: docs/protocol.md §3.2, §3.4 ("DoS at the responder").
 
@@ -42,6 +42,9 @@ pub struct ListenerLimits {
     pub new_per_second: u32,
     /// New handshakes of one flow at once without a cookie.
     pub new_burst: u32,
+    /// Channels at once, counting those that were replaced until they are drained. One that replaces another is
+    /// always taken.
+    pub open_max: usize,
 }
 
 /// A first message as the driver received it.
@@ -73,7 +76,7 @@ pub enum Verdict {
         id: HandshakeId,
         /// The new handshake.
         responder: Box<Responder>,
-        /// A handshake that made room and must be dropped; it needs no [`Listener::ended`].
+        /// A handshake that made room and must be dropped; it needs no [`HandshakeTable::ended`].
         evicted: Option<HandshakeId>,
     },
     /// It repeats the first message of this handshake: hand it on as [`crate::Input::Packet`]. What is then
@@ -81,8 +84,8 @@ pub enum Verdict {
     Repeated(HandshakeId),
 }
 
-/// The table of one listener.
-pub struct Listener {
+/// The handshakes of one listener, half-open and established.
+pub struct HandshakeTable {
     config: Arc<HandshakeConfig>,
     limits: ListenerLimits,
     cookies: CookieKeys,
@@ -94,6 +97,7 @@ pub struct Listener {
     /// Half-open and established ones.
     attempts: HashMap<Attempt, HandshakeId>,
     established: HashMap<HandshakeId, Attempt>,
+    refused: u64,
 }
 
 /// A handshake attempt as its first message names it.
@@ -112,7 +116,7 @@ struct HalfOpen {
     with_cookie: bool,
 }
 
-impl Listener {
+impl HandshakeTable {
     /// An empty table.
     ///
     /// # Errors
@@ -129,6 +133,7 @@ impl Listener {
             per_flow: HashMap::new(),
             attempts: HashMap::new(),
             established: HashMap::new(),
+            refused: 0,
         })
     }
 
@@ -183,6 +188,17 @@ impl Listener {
         Verdict::Accept { id, responder: Box::new(responder), evicted }
     }
 
+    /// Takes a place for a channel of its own, which then counts as [`Self::established`]; `false` if there is none.
+    pub fn admit(&mut self, id: HandshakeId) -> bool {
+        let has_place = self.established.len() < self.limits.open_max;
+        if has_place {
+            self.established(id);
+        } else {
+            self.refused += 1;
+        }
+        has_place
+    }
+
     /// The handshake is ready: it no longer counts as half-open, and its first message stays refused until
     /// [`Self::ended`].
     pub fn established(&mut self, id: HandshakeId) {
@@ -206,6 +222,18 @@ impl Listener {
     #[must_use]
     pub fn half_open(&self) -> usize {
         self.half_open.len()
+    }
+
+    /// Channels that have a place, and replaced ones until they are drained.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.established.len()
+    }
+
+    /// Channels that had no place, since the beginning.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// A hash of everything the table keeps, for tests: a first message that is refused or only asked for a cookie
@@ -307,13 +335,14 @@ impl Default for ListenerLimits {
             half_open_per_flow_cookie: 16,
             new_per_second: 200,
             new_burst: 400,
+            open_max: 16_384,
         }
     }
 }
 
-impl fmt::Debug for Listener {
+impl fmt::Debug for HandshakeTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener")
+        f.debug_struct("HandshakeTable")
             .field("limits", &self.limits)
             .field("half_open", &self.half_open.len())
             .field("established", &self.established.len())

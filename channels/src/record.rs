@@ -10,6 +10,7 @@ use std::fmt;
 use onward_keys::TAG_BYTES;
 
 use crate::ChannelError;
+use crate::identity::PAYLOAD_BYTES_MAX;
 
 /// A record's number within one direction of one channel; its nonce and its epoch are derived from it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -77,6 +78,8 @@ pub enum CloseCode {
     Credential,
     /// The node stops; it may come back.
     Shutdown,
+    /// The listener has no place for another channel.
+    Full,
     /// A code this version does not know.
     Other(u8),
 }
@@ -93,6 +96,7 @@ impl CloseCode {
             Self::Internal => 4,
             Self::Credential => 5,
             Self::Shutdown => 6,
+            Self::Full => 7,
             Self::Other(code) => code,
         }
     }
@@ -106,6 +110,7 @@ impl CloseCode {
             4 => Self::Internal,
             5 => Self::Credential,
             6 => Self::Shutdown,
+            7 => Self::Full,
             other => Self::Other(other),
         }
     }
@@ -181,7 +186,8 @@ impl<'a> Content<'a> {
             3 => Err(ChannelError::Malformed("CONFIRM of another length")),
             4 if body.is_empty() => Ok(Self::KeepAlive),
             4 => Err(ChannelError::Malformed("KEEPALIVE with a body")),
-            5 => Ok(Self::CredentialUpdate(body)),
+            5 if (1..=PAYLOAD_BYTES_MAX).contains(&body.len()) => Ok(Self::CredentialUpdate(body)),
+            5 => Err(ChannelError::Malformed("CRED_UPDATE of an impossible length")),
             6 => parse_close(body),
             7 if body.is_empty() => Ok(Self::Rehandshake),
             7 => Err(ChannelError::Malformed("REHANDSHAKE with a body")),
@@ -289,6 +295,8 @@ mod tests {
         assert_eq!(Content::parse(b"\x01\x80\x80\0\0\0").unwrap(), Content::Data(b"\x80"));
         assert_eq!(Content::parse(b"\x04\x80").unwrap(), Content::KeepAlive);
         assert_eq!(Content::parse(b"\x07\x80\0").unwrap(), Content::Rehandshake);
+        let payload = [&b"\x05"[..], &[0x83; PAYLOAD_BYTES_MAX], b"\x80"].concat();
+        assert_eq!(Content::parse(&payload).unwrap(), Content::CredentialUpdate(&[0x83; PAYLOAD_BYTES_MAX]));
         assert_eq!(
             Content::parse(b"\x02\0\0\0\x09\0\x01\0\x02abc\x80").unwrap(),
             Content::Fragment(Fragment { message: 9, index: 1, count: 2, piece: b"abc" })
@@ -317,6 +325,8 @@ mod tests {
             b"\x03short\x80",
             b"\x04x\x80",
             b"\x06\0\0\x80",
+            b"\x05\x80",
+            &[&b"\x05"[..], &[0x83; PAYLOAD_BYTES_MAX + 1], b"\x80"].concat(),
             b"\x07x\x80",
         ] {
             assert!(matches!(Content::parse(plaintext), Err(ChannelError::Malformed(_))), "{plaintext:?}");

@@ -18,6 +18,7 @@ use crate::session::Role;
 pub struct Binding {
     id: [u8; 32],
     exporter: SharedSecret,
+    /// After a resumption, that of the channel which was resumed.
     mode: Mode,
     /// The initiator and the responder.
     ends: [Identifier; 2],
@@ -46,6 +47,13 @@ impl Binding {
     #[must_use]
     pub fn id(&self) -> &[u8; 32] {
         &self.id
+    }
+
+    /// The mode whose strength the channel has: that of its handshake or, after a resumption, of the channel which was
+    /// resumed.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// Fills `output` (at most 8 160 bytes) with a secret of this channel for the purpose `label` and `context`.

@@ -83,3 +83,21 @@ impl Default for Profile {
         Self::live()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_profile_is_patient_where_brokers_delay_and_nowhere_else() {
+        let (live, queue) = (Profile::live(), Profile::queue());
+        let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+        assert_eq!((live.handshake, queue.handshake), (Duration::from_secs(30), Duration::from_secs(600)));
+        assert_eq!((live.soft_age, queue.soft_age), (hours(1), hours(24)));
+        assert_eq!((live.hard_age, queue.hard_age), (hours(2), hours(48)));
+        // Within one key and one silence, a queue's channel is as strict.
+        let as_live =
+            Profile { handshake: live.handshake, soft_age: live.soft_age, hard_age: live.hard_age, ..queue };
+        assert_eq!(as_live, live);
+    }
+}

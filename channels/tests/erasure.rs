@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt as _;
 use std::process::Command;
 use std::sync::Arc;
 
-use onward_channels::{Basis, Initiator, Listener, ListenerLimits, Mode, Opening, Psk, Session, Suite};
+use onward_channels::{Basis, HandshakeTable, Initiator, ListenerLimits, Mode, Opening, Psk, Session, Suite};
 use onward_keys::SharedSecret;
 use onward_keys::witness::{self, MASK, Noted, Use};
 
@@ -128,7 +128,7 @@ fn used_channel(mode: Mode, suite: Suite, seed: u64) -> (Session, Session, Optio
         opening.basis = Basis::Psk(psk);
     }
     let limits = ListenerLimits { allowed: [(mode, suite)].into(), ..ListenerLimits::default() };
-    pair.listener = Listener::new(Arc::new(theirs), limits).unwrap();
+    pair.listener = HandshakeTable::new(Arc::new(theirs), limits).unwrap();
     pair.initiator = Initiator::new(at(0), Arc::new(ours), opening, pair.dice.bytes()).unwrap();
     let (mut alice, mut bob) = pair.sessions();
     for milliseconds in [1, 130_000, 260_000] {

@@ -65,6 +65,9 @@ pub(crate) enum Command {
     /// Keep the identities of others under short names
     #[command(subcommand)]
     Peer(PeerCommand),
+    /// See what waits in the queues of a running node, and mend it
+    #[command(subcommand, after_long_help = QUEUE_EXAMPLES)]
+    Queue(QueueCommand),
     /// Show what a running node does
     Status(OnNode),
     /// Show every limit with its value
@@ -128,7 +131,7 @@ pub(crate) struct NodeStart {
     #[command(flatten)]
     pub(crate) plan: NodePlan,
     /// Read these settings from a file
-    #[arg(long, env = "ONWARD_CONFIG", hide_env = true, value_name = "FILE")]
+    #[arg(long, env = "ONWARD_CONFIG", hide_env = true, value_name = "FILE", hide_short_help = true)]
     pub(crate) config: Option<PathBuf>,
     /// Longest time to finish in after Ctrl-C or SIGTERM
     #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME", hide_short_help = true)]
@@ -155,8 +158,11 @@ pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) what: ServeWhat,
     /// Start a node that listens here instead of joining a running one
-    #[arg(long, value_name = "tcp:HOST:PORT", conflicts_with = "node")]
+    #[arg(long, value_name = "ENDPOINT", conflicts_with = "node")]
     pub(crate) listen: Vec<String>,
+    /// Use another node's queue to listen at queue:NAME, or keep one in a folder
+    #[arg(long, value_name = "NAME=ROUTE", requires = "listen", hide_short_help = true)]
+    pub(crate) queue: Vec<String>,
     /// Join this running node (default: the only one that runs)
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
@@ -230,6 +236,50 @@ pub(crate) struct Message {
     /// Begin a route of names at this running node (default: the only one)
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// List queues: what waits, and what an acknowledgement means
+    Ls {
+        #[command(flatten)]
+        on: OnNode,
+    },
+    /// List the mailboxes of a queue
+    Show {
+        queue: String,
+        #[command(flatten)]
+        on: OnNode,
+    },
+    /// Print a fresh mailbox, which only those know who are told
+    New { queue: String },
+    /// List the messages of a mailbox that could not be handled
+    Dead {
+        /// NAME/MAILBOX
+        mailbox: String,
+        #[command(flatten)]
+        on: OnNode,
+    },
+    /// Remove what waits in a mailbox
+    Purge {
+        /// NAME/MAILBOX
+        mailbox: String,
+        /// Remove its dead letters instead
+        #[arg(long)]
+        dead: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        on: OnNode,
+    },
+    /// Let the dead letters of a mailbox be handled again
+    Redeliver {
+        /// NAME/MAILBOX
+        mailbox: String,
+        #[command(flatten)]
+        on: OnNode,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -340,6 +390,14 @@ const NODE_EXAMPLES: &str = "Examples:
     onward node start relay --listen tcp:127.0.0.1:4000 --hop hop --background
     onward node stop relay";
 
+const QUEUE_EXAMPLES: &str = "Examples:
+  A node that keeps a queue, and lets its peers send to the mailboxes in it:
+    onward node start relay --listen tcp:127.0.0.1:4000 --queue cards=./cards --allow 'queue:cards/*'
+  What waits in it, and what an acknowledgement of it means:
+    onward queue ls
+  A service without an open port, which fetches from there:
+    onward serve upper --upper --queue cards=tcp:127.0.0.1:4000 --listen queue:cards --trust-any";
+
 const SERVE_EXAMPLES: &str = "Examples:
   Answer in capitals, through secure channels only, on a port of its own:
     onward serve upper --upper --listen tcp:127.0.0.1:4001 --trust-any
@@ -350,6 +408,7 @@ const SERVE_EXAMPLES: &str = "Examples:
 
 const SEND_EXAMPLES: &str = "Examples:
   onward send 'tcp:127.0.0.1:4001 => secure => upper' hello --peer bank
+  onward send 'udp:127.0.0.1:4001 => secure => upper' hello --peer bank
   echo hello | onward send 'tcp:127.0.0.1:4001 => upper' - --plain";
 
 const ASK_EXAMPLES: &str =

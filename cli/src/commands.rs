@@ -4,6 +4,7 @@ mod identity;
 mod message;
 mod node;
 mod peer;
+mod queue;
 mod reference;
 mod route;
 mod serve;
@@ -27,6 +28,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Route(command) => route::run(&state()?, command, output),
         Command::Identity(command) => identity::run(&state()?, command, output).await,
         Command::Peer(command) => peer::run(&state()?, command, output),
+        Command::Queue(command) => queue::run(&state()?, command, output).await,
         Command::Status(on) => status::run(&state()?, on.node.as_deref(), output).await,
         Command::Demo(DemoCommand::Chain { text, attack }) => demo::chain(text, attack, output).await,
         Command::DemoPart { part } => demo::part(part).await,

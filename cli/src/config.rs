@@ -14,8 +14,8 @@ use crate::handshake::HandshakeArgs;
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, clap::Args)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct NodePlan {
-    /// Listen on this endpoint, such as tcp:127.0.0.1:4000 (port 0: the system chooses)
-    #[arg(long, value_name = "tcp:HOST:PORT")]
+    /// Listen on tcp:HOST:PORT, udp:HOST:PORT or queue:NAME (port 0: any)
+    #[arg(long, value_name = "ENDPOINT")]
     pub(crate) listen: Vec<String>,
     /// Let the listeners' peers reach this worker
     #[arg(long, value_name = "WORKER")]
@@ -23,9 +23,12 @@ pub(crate) struct NodePlan {
     /// Start a hop of this name and expose it
     #[arg(long, value_name = "NAME")]
     pub(crate) hop: Vec<String>,
-    /// Let the listeners' peers be connected on to this endpoint
-    #[arg(long, value_name = "tcp:HOST:PORT")]
+    /// Let the listeners' peers be connected on to this endpoint, or queue:NAME/*
+    #[arg(long, value_name = "ENDPOINT")]
     pub(crate) allow: Vec<String>,
+    /// Keep a queue in a folder and serve it, or use another node's (NAME=ROUTE)
+    #[arg(long, value_name = "[NAME=]DIR")]
+    pub(crate) queue: Vec<String>,
     /// Open a channel listener at this address and expose it
     #[arg(long, value_name = "NAME")]
     pub(crate) channels: Option<String>,
@@ -36,7 +39,7 @@ pub(crate) struct NodePlan {
     #[arg(long, conflicts_with = "trust")]
     pub(crate) trust_any: bool,
     /// Let channels reach this worker
-    #[arg(long, value_name = "WORKER")]
+    #[arg(long, value_name = "WORKER", hide_short_help = true)]
     pub(crate) channel_expose: Vec<String>,
     /// Identity of the channel listener (default: the node's name)
     #[arg(long, value_name = "NAME", hide_short_help = true)]
@@ -58,11 +61,11 @@ impl NodePlan {
             .map_err(|error| failed(format!("{shown} cannot be read")).because(error))?;
         let table: toml::Table =
             toml::from_str(&text).map_err(|error| failed(format!("{shown} is not TOML")).because(error))?;
-        if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        if let Some(key) = table.keys().find(|key| !keys().contains(&key.as_str())) {
             let error = failed(format!("{shown} has an unknown key `{key}`"));
-            return Err(match nearest(key, &KEYS) {
+            return Err(match nearest(key, keys()) {
                 Some(near) => error.help(format!("did you mean `{near}`?")),
-                None => error.help(format!("the keys are {}", KEYS.join(", "))),
+                None => error.help(format!("the keys are {}", keys().join(", "))),
             });
         }
         let plan: Self = table
@@ -85,6 +88,7 @@ impl NodePlan {
             expose: both(file.expose, self.expose),
             hop: both(file.hop, self.hop),
             allow: both(file.allow, self.allow),
+            queue: both(file.queue, self.queue),
             channels: self.channels.or(file.channels),
             trust: both(file.trust, self.trust),
             trust_any: self.trust_any || file.trust_any,
@@ -96,19 +100,39 @@ impl NodePlan {
     }
 }
 
-const KEYS: [&str; 11] = [
-    "allow",
-    "channel-expose",
-    "channels",
-    "expose",
-    "handshake",
-    "hop",
-    "identity",
-    "listen",
-    "name",
-    "trust",
-    "trust-any",
-];
+/// The keys of a plan, as serde knows them from its fields.
+fn keys() -> &'static [&'static str] {
+    let mut keys: &'static [&'static str] = &[];
+    // It takes the names and then has nothing to read.
+    let _ = NodePlan::deserialize(FieldNames(&mut keys));
+    keys
+}
+
+/// Learns which fields a struct asks for, and gives it none.
+struct FieldNames<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> serde::Deserializer<'de> for FieldNames<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_struct<V: serde::de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_any<V: serde::de::Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(serde::de::Error::custom("there is nothing to read"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
 
 /// The known word that `word` most likely was meant to be.
 pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {

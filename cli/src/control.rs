@@ -10,10 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use minicbor::{Decode, Encode};
+use onward::queue::Mailbox;
 use onward::{Address, Connection, Context, Failure, Listener, Node, Route, Worker};
 use tokio::sync::watch;
 
 use crate::error::{CliError, Code};
+use crate::queues::{LetterRow, QueueRow, Queues};
+use crate::running::is_endpoint;
 use crate::state::State;
 
 /// The address of the control worker.
@@ -37,6 +40,18 @@ pub(crate) enum Request {
     /// Ends that.
     #[n(4)]
     Detach(#[n(0)] String),
+    /// Lists its queues.
+    #[n(5)]
+    Queues,
+    /// Lists the dead letters of a queue's mailbox.
+    #[n(6)]
+    QueueDead(#[n(0)] String, #[n(1)] String),
+    /// Removes the messages of a queue's mailbox, or its dead letters.
+    #[n(7)]
+    QueuePurge(#[n(0)] String, #[n(1)] String, #[n(2)] bool),
+    /// Gives the dead letters of a queue's mailbox back to it.
+    #[n(8)]
+    QueueRedeliver(#[n(0)] String, #[n(1)] String),
 }
 
 /// What the node says to it.
@@ -57,6 +72,15 @@ pub(crate) enum Answer {
     /// It did not work; the reason.
     #[n(4)]
     Failed(#[n(0)] String),
+    /// The node's queues.
+    #[n(5)]
+    Queues(#[n(0)] Vec<QueueRow>),
+    /// Dead letters.
+    #[n(6)]
+    Letters(#[n(0)] Vec<LetterRow>),
+    /// So many.
+    #[n(7)]
+    Counted(#[n(0)] u64),
 }
 
 /// What a node does, for `onward status`.
@@ -125,6 +149,7 @@ pub(crate) struct Control {
     listeners: Arc<Vec<Listener>>,
     identifier: Option<String>,
     attached: BTreeMap<String, Address>,
+    queues: Queues,
     stop: watch::Sender<Option<Duration>>,
     began: Instant,
 }
@@ -135,9 +160,10 @@ impl Control {
         node: Node,
         listeners: Arc<Vec<Listener>>,
         identifier: Option<String>,
+        queues: Queues,
         stop: watch::Sender<Option<Duration>>,
     ) -> Self {
-        Self { node, listeners, identifier, attached: BTreeMap::new(), stop, began: Instant::now() }
+        Self { node, listeners, identifier, attached: BTreeMap::new(), queues, stop, began: Instant::now() }
     }
 
     fn status(&mut self) -> Status {
@@ -190,7 +216,7 @@ impl Control {
     /// Where others can connect to; the control listener is no way in for them.
     fn endpoints(&self) -> Vec<String> {
         let names = self.listeners.iter().map(|listener| listener.name().to_owned());
-        names.filter(|name| name.starts_with("tcp:")).collect()
+        names.filter(|name| is_endpoint(name)).collect()
     }
 
     fn detach(&mut self, name: &str) {
@@ -198,6 +224,37 @@ impl Control {
             && let Ok(address) = Address::local(name)
         {
             self.node.router().remove(&address);
+        }
+    }
+
+    /// Does what is asked of a queue.
+    async fn queue(&self, request: Request) -> Answer {
+        let mailbox = |text: &str| text.parse::<Mailbox>().ok();
+        let answer = match &request {
+            Request::QueueDead(queue, text) => match mailbox(text) {
+                Some(mailbox) => {
+                    self.queues.dead(queue, &mailbox).await.map(|dead| dead.map(Answer::Letters))
+                }
+                None => None,
+            },
+            Request::QueuePurge(queue, text, dead) => match mailbox(text) {
+                Some(mailbox) => {
+                    self.queues.purge(queue, &mailbox, *dead).await.map(|count| count.map(Answer::Counted))
+                }
+                None => None,
+            },
+            Request::QueueRedeliver(queue, text) => match mailbox(text) {
+                Some(mailbox) => {
+                    self.queues.redeliver(queue, &mailbox).await.map(|count| count.map(Answer::Counted))
+                }
+                None => None,
+            },
+            _ => Some(self.queues.list().await.map(Answer::Queues)),
+        };
+        match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => Answer::Failed(error.to_string()),
+            None => Answer::Failed("it keeps no such queue".to_owned()),
         }
     }
 
@@ -224,6 +281,10 @@ impl Worker for Control {
                 self.detach(&name);
                 Answer::Done
             }
+            queue @ (Request::Queues
+            | Request::QueueDead(..)
+            | Request::QueuePurge(..)
+            | Request::QueueRedeliver(..)) => self.queue(queue).await,
             Request::Stop(milliseconds) => {
                 self.stop.send_replace(Some(Duration::from_millis(milliseconds)));
                 Answer::Done

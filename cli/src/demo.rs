@@ -22,6 +22,7 @@ use crate::output::Output;
 use crate::running::Termination;
 
 use journey::{Journey, Siege, Station};
+use search::Search;
 
 /// What is sent when no text is given: an invented card's.
 const TEXT: &str = "card 4000 0012 3456 7899, PIN 4821";
@@ -73,11 +74,13 @@ fn to_json(journey: &Journey) -> Value {
                 "bytes": hop.bytes,
                 "found": hop.found(),
                 "memory_searched": hop.memory.is_some(),
+                "queue_bytes_searched": hop.files.as_ref().map(|search| search.bytes),
             })
         })
         .collect();
     let mut shown = json!({
         "ok": journey.ok(),
+        "links": journey.links,
         "hops": hops,
         "found_at": journey.stations().filter(|station| station.found()).map(|station| station.name).collect::<Vec<_>>(),
         "journey_ms": journey.journey_ms,
@@ -95,7 +98,10 @@ fn to_json(journey: &Journey) -> Value {
 fn to_text(journey: &Journey) -> String {
     let mut text = String::new();
     let names: Vec<&str> = journey.stations().map(|station| station.name).collect();
-    let _ = writeln!(text, "journey    {}", names.join(" -tcp-> "));
+    let links = journey.links.map(|link| format!(" -{link}-> "));
+    let links = links.iter().map(String::as_str).chain([""]);
+    let way: String = names.into_iter().zip(links).flat_map(|(name, link)| [name, link]).collect();
+    let _ = writeln!(text, "journey    {way}");
     let _ = writeln!(text, "route      {}", journey.route);
     let _ = writeln!(text, "channel    client to service in {:.1} ms, past both hops", journey.channel_ms);
     let _ = writeln!(
@@ -110,9 +116,15 @@ fn to_text(journey: &Journey) -> String {
         "The text and a random tag, {} bytes, were looked for as they are, in hexadecimal,",
         journey.text_bytes
     );
-    let _ =
-        writeln!(text, "base64 and UTF-16, in all bytes that a hop received and in each process's memory:");
-    let _ = writeln!(text, "  {:<10}{:>10}{:>14}{:>16}  found", "", "forwarded", "bytes seen", "memory");
+    let _ = writeln!(
+        text,
+        "base64 and UTF-16, in all bytes that a hop received, in its queue's files and in each process's memory:"
+    );
+    let _ = writeln!(
+        text,
+        "  {:<10}{:>10}{:>12}{:>12}{:>12}  found",
+        "", "forwarded", "bytes seen", "queue", "memory"
+    );
     for station in journey.stations() {
         let _ = writeln!(text, "{}", row(station));
     }
@@ -152,10 +164,9 @@ fn siege_to_text(siege: &Siege) -> String {
 }
 
 fn row(station: &Station) -> String {
-    let memory = match &station.memory {
-        Some(search) => format!("{:.1} MiB", search.bytes as f64 / f64::from(1 << 20)),
-        None => "not searched".to_owned(),
-    };
+    let searched = |search: &Search| format!("{:.1} MiB", search.bytes as f64 / f64::from(1 << 20));
+    let memory = station.memory.as_ref().map_or_else(|| "no access".to_owned(), searched);
+    let files = station.files.as_ref().map_or_else(|| "-".to_owned(), searched);
     let end = ["client", "service"].contains(&station.name);
     let (forwarded, bytes) = match end {
         true => ("-".to_owned(), "-".to_owned()),
@@ -166,5 +177,5 @@ fn row(station: &Station) -> String {
         (true, false) => "YES",
         (false, _) => "no",
     };
-    format!("  {:<10}{forwarded:>10}{bytes:>14}{memory:>16}  {found}", station.name)
+    format!("  {:<10}{forwarded:>10}{bytes:>12}{files:>12}{memory:>12}  {found}", station.name)
 }

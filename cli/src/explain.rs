@@ -1,7 +1,7 @@
 //! The error codes: for each its number, exit code, usual help and the text `onward explain` prints.
 //!
 //! Families: E01 usage and configuration, E02 identity, state and policy, E03 links and handshakes,
-//! E04 routing, E08 resources, E09 the command itself. A number never changes its meaning.
+//! E04 routing, E05 queues, E08 resources, E09 the command itself. A number never changes its meaning.
 
 /// What a process ends with, after the habits of `sysexits`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -66,6 +66,8 @@ pub(crate) enum Code {
     Malformed,
     Stopped,
     AnswerForm,
+    Queue,
+    NoQueue,
     Overloaded,
     TooManyAsks,
     InputTooBig,
@@ -121,6 +123,8 @@ impl Code {
         Self::Malformed,
         Self::Stopped,
         Self::AnswerForm,
+        Self::Queue,
+        Self::NoQueue,
         Self::Overloaded,
         Self::TooManyAsks,
         Self::InputTooBig,
@@ -317,7 +321,7 @@ impl Code {
                 "E0303",
                 Exit::Unavailable,
                 "check each hop with `onward route explain`, and that the one before the last address is the channel listener",
-                "The handshake of the secure channel did not complete: the channel listener cannot be reached, it does not trust this identity, or somebody else than the expected peer answered. An untrusted peer is answered with silence, so this may also end as a deadline.",
+                "The handshake of the secure channel did not complete: the channel listener cannot be reached, it does not trust this identity, it has as many channels as it may have, or somebody else than the expected peer answered. An untrusted peer is answered with silence, so this may also end as a deadline.",
             ),
             Self::Control => entry(
                 "E0304",
@@ -385,6 +389,18 @@ impl Code {
                 "use the same version on both sides",
                 "An answer came but has another form than the command expects.",
             ),
+            Self::Queue => entry(
+                "E0501",
+                Exit::CannotCreate,
+                "check the folder, its owner and its disk",
+                "A queue cannot be opened or used: its folder is in use by another process, is open to other users, cannot be written, or its disk is full.",
+            ),
+            Self::NoQueue => entry(
+                "E0502",
+                Exit::Failed,
+                "list the node's queues with `onward queue ls`",
+                "The node has no queue of this name.",
+            ),
             Self::Overloaded => entry(
                 "E0801",
                 Exit::TryAgain,
@@ -439,7 +455,7 @@ mod tests {
     fn families_have_the_exit_codes_they_promise() {
         for code in Code::ALL {
             let family = &code.number()[..3];
-            assert!(["E01", "E02", "E03", "E04", "E08", "E09"].contains(&family), "{code:?}");
+            assert!(["E01", "E02", "E03", "E04", "E05", "E08", "E09"].contains(&family), "{code:?}");
             assert_eq!(code.exit() == Exit::Ok, code == Code::OutputClosed, "{code:?}");
         }
         assert_eq!(Code::Deadline.exit() as u8, 75);

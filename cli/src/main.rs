@@ -14,6 +14,7 @@ mod explain;
 mod handshake;
 mod output;
 mod program;
+mod queues;
 mod running;
 mod state;
 

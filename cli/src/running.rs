@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use onward::{Identifier, Identity, Listener, Node};
+use onward::{Identifier, Identity, Listener, Node, NodeError, ShutdownReport};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -14,6 +14,7 @@ use crate::client;
 use crate::config::NodePlan;
 use crate::control::{CONTROL, Control};
 use crate::error::{CliError, Code};
+use crate::queues::Queues;
 use crate::state::{NodeLock, State};
 
 /// A node with its listeners and its lock.
@@ -21,6 +22,7 @@ pub(crate) struct Running {
     pub(crate) node: Node,
     pub(crate) listeners: Arc<Vec<Listener>>,
     pub(crate) identifier: Option<Identifier>,
+    pub(crate) queues: Queues,
     stop: watch::Receiver<Option<Duration>>,
     pub(crate) signals: Termination,
     _lock: NodeLock,
@@ -54,9 +56,10 @@ impl Running {
             }
             identifier = Some(identity.identifier());
         }
+        let (queues, served) = Queues::mount(&node, &plan.queue).await?;
         let mut listeners = Vec::new();
         for endpoint in &plan.listen {
-            listeners.push(listen(&node, endpoint, plan).await?);
+            listeners.push(listen(&node, endpoint, plan, &served).await?);
         }
         let socket = state.control_socket(name);
         let control = node.listen_unix(&socket).await;
@@ -70,15 +73,27 @@ impl Running {
         let listeners = Arc::new(listeners);
         let (stop_sender, stop) = watch::channel(None);
         let shown = identifier.map(|identifier| identifier.to_string());
-        let worker = Control::new(node.clone(), Arc::clone(&listeners), shown, stop_sender);
+        let worker = Control::new(node.clone(), Arc::clone(&listeners), shown, queues.clone(), stop_sender);
         node.start_worker(CONTROL, worker).map_err(|error| worker_failed(CONTROL, error))?;
-        Ok(Self { node, listeners, identifier, stop, signals, _lock: lock })
+        Ok(Self { node, listeners, identifier, queues, stop, signals, _lock: lock })
     }
 
     /// The endpoints that others can connect to.
     pub(crate) fn endpoints(&self) -> Vec<String> {
         let names = self.listeners.iter().map(|listener| listener.name().to_owned());
-        names.filter(|name| name.starts_with("tcp:")).collect()
+        names.filter(|name| is_endpoint(name)).collect()
+    }
+
+    /// Stops the node, which finishes what it has in hand, and closes its queues; at once if another
+    /// signal asks for that.
+    pub(crate) async fn stop(&mut self, drain: Duration) -> Option<ShutdownReport> {
+        let Self { node, queues, signals, .. } = self;
+        let stopping = async {
+            let report = node.shutdown(drain).await;
+            queues.close().await;
+            report
+        };
+        signals.unless_again(stopping).await
     }
 
     /// Waits for a signal or a request to stop; returns how long finishing may take.
@@ -123,20 +138,41 @@ impl Termination {
     }
 }
 
-async fn listen(node: &Node, endpoint: &str, plan: &NodePlan) -> Result<Listener, CliError> {
-    let Some(address) = endpoint.strip_prefix("tcp:") else {
-        return Err(CliError::new(Code::Usage, format!("`{endpoint}` is no endpoint to listen on"))
-            .help("write it as tcp:127.0.0.1:4000"));
+/// Whether a listener's name is one that others can route to.
+pub(crate) fn is_endpoint(name: &str) -> bool {
+    ["tcp:", "udp:", "queue:"].iter().any(|kind| name.starts_with(kind))
+}
+
+async fn listen(
+    node: &Node,
+    endpoint: &str,
+    plan: &NodePlan,
+    served: &[String],
+) -> Result<Listener, CliError> {
+    let failed = |error| CliError::node(Code::Listen, format!("cannot listen on {endpoint}"), error);
+    let listener = match endpoint.split_once(':') {
+        Some(("tcp", address)) => node.listen_tcp(address).await.map_err(failed)?,
+        Some(("udp", address)) => node.listen_udp(address).await.map_err(failed)?,
+        Some(("queue", queue)) => {
+            let mailbox = match queue.contains('/') {
+                true => endpoint.parse().map_err(|error| failed(NodeError::Address(error)))?,
+                false => node.new_mailbox(queue).map_err(failed)?,
+            };
+            node.listen_queue(&mailbox).map_err(failed)?
+        }
+        _ => {
+            return Err(CliError::new(Code::Usage, format!("`{endpoint}` is no endpoint to listen on"))
+                .help(
+                    "write it as tcp:127.0.0.1:4000 or udp:127.0.0.1:4000, or as queue:NAME for a mailbox",
+                ));
+        }
     };
-    let listener = node
-        .listen_tcp(address)
-        .await
-        .map_err(|error| CliError::node(Code::Listen, format!("cannot listen on {endpoint}"), error))?;
-    expose(&listener, plan, &[])?;
+    let served: Vec<&str> = served.iter().map(String::as_str).collect();
+    expose(&listener, plan, &served)?;
     for rule in &plan.allow {
         listener.allow_dial(rule).map_err(|error| {
             CliError::node(Code::Usage, format!("`{rule}` cannot be allowed"), error)
-                .help("write it as tcp:HOST:PORT; HOST or PORT may be `*`")
+                .help("write it as tcp:HOST:PORT or udp:HOST:PORT; HOST or PORT may be `*`")
         })?;
     }
     Ok(listener)
@@ -149,6 +185,6 @@ fn expose(listener: &Listener, plan: &NodePlan, more: &[&str]) -> Result<(), Cli
         .try_for_each(|worker| listener.expose(worker).map_err(|error| worker_failed(worker, error)))
 }
 
-fn worker_failed(name: &str, error: onward::NodeError) -> CliError {
+fn worker_failed(name: &str, error: NodeError) -> CliError {
     CliError::node(Code::AttachRefused, format!("`{name}` cannot be started or exposed"), error)
 }

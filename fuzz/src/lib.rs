@@ -29,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("f1_stream", f1_stream),
     ("f2_route", f2_route),
     ("f3_message", f3_message),
+    ("f4_datagram", f4_datagram),
     ("f5_handshake", f5_handshake),
     ("f6_records", f6_records),
     ("f10_queue", f10_queue),
@@ -80,6 +81,12 @@ pub fn f3_message(data: &[u8]) -> bool {
     }
     assert_eq!(hops, usize::from(message.hops()), "each hop costs exactly one");
     true
+}
+
+/// UDP datagrams: what decodes has one encoding, and a socket holds and sends no more than it may, whatever
+/// comes.
+pub fn f4_datagram(data: &[u8]) -> bool {
+    onward_transports::fuzzing::datagrams(data)
 }
 
 /// Identities, histories, attestations and credentials: what decodes has one encoding.

@@ -8,15 +8,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use onward_channels::identity::{Identifier, KnownHistories, Trust, VerifiedHistory};
 use onward_channels::{
-    Bases, Basis, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
-    Listener as Handshakes, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Psk, Responder, Suite,
-    To, Verdict,
+    Bases, Basis, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, HandshakeTable,
+    Initiator, Input, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Psk, Responder, Suite, To,
+    Verdict,
 };
 use onward_keys::{Backend, Vault};
 use onward_routing::{Address, ErrorCode, FlowId, FlowKind, Message, Route, RouteRef};
@@ -108,6 +108,8 @@ pub(crate) struct Channels {
     profile: Arc<Profile>,
     tickets: TicketStore,
     lines: Mutex<HashMap<u128, Arc<Line>>>,
+    /// The node stops: no more handshakes.
+    stops: AtomicBool,
     /// Handshakes: those of responders, and those that renew a channel.
     handshakes: Mutex<JoinSet<()>>,
 }
@@ -215,9 +217,25 @@ impl ChannelListener {
         self.accepting.handshakes().half_open()
     }
 
+    /// Channels that are open, and replaced sessions of theirs until they are drained.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.accepting.handshakes().open()
+    }
+
+    /// Channels that were refused because as many were open as
+    /// [`ListenerLimits::open_max`](crate::ListenerLimits::open_max) says; each peer was told.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.accepting.handshakes().refused()
+    }
+
     /// Accepts no more; channels that are open stay so.
     pub fn close(&self) {
-        self.channels.router.remove(&self.accepting.address);
+        // Once: later the address may be another worker's.
+        if !self.accepting.closed.swap(true, Ordering::Relaxed) {
+            self.channels.router.remove(&self.accepting.address);
+        }
     }
 }
 
@@ -247,6 +265,7 @@ impl Channels {
             limits,
             tickets,
             lines: Mutex::default(),
+            stops: AtomicBool::new(false),
             handshakes: Mutex::default(),
         }))
     }
@@ -295,8 +314,8 @@ impl Channels {
         self.known.read().unwrap_or_else(PoisonError::into_inner).forked()
     }
 
-    /// Does what the timers of one channel call for.
-    fn look_after(self: &Arc<Self>, line: &Arc<Line>) {
+    /// Does what the timers of one channel, or its peer's word, call for.
+    pub(crate) fn look_after(self: &Arc<Self>, line: &Arc<Line>) {
         let session = line.session();
         match session.tick(&self.router) {
             None => {}
@@ -321,6 +340,10 @@ impl Channels {
         if let Some(next) = line.take_used(None) {
             self.move_line(line, next);
         }
+        if let Some((next, code)) = line.take_expired(|session| session.tick(&self.router)) {
+            next.session.close(&self.router, code);
+            self.end(&next, code);
+        }
         if line.is_unheard() {
             line.session().announce(&self.router);
         }
@@ -335,6 +358,8 @@ impl Channels {
     }
 
     pub(crate) fn close_all(&self) {
+        // First: who is told that its channel ends opens it again at once, and not here.
+        self.stops.store(true, Ordering::Relaxed);
         let lines: Vec<_> = self.lines().values().cloned().collect();
         for line in lines {
             self.close(&line, CloseCode::Shutdown);
@@ -357,8 +382,11 @@ impl Channels {
             Peer::Identity(identifier) => (Some(identifier), Trust::pinned([identifier])),
             Peer::Any(trust) => (None, trust),
         };
-        let intent = Intent { identity: identity.clone(), route, trust: Arc::new(trust), options };
-        let (session, finished) = self.initiate(&intent, intent.options.mode, to, None).await?;
+        let mode = options.mode;
+        let mut intent =
+            Intent { identity: identity.clone(), route, trust: Arc::new(trust), options, renewal_mode: mode };
+        let (session, finished) = self.initiate(&intent, mode, to, None).await?;
+        intent.renewal_mode = finished.established.session.binding.mode();
         let line = self.establish(session, finished, Some(intent), None).await;
         Ok(Channel { channels: Arc::clone(self), line })
     }
@@ -371,13 +399,13 @@ impl Channels {
         to: Option<Identifier>,
         replaces: Option<Predecessor>,
     ) -> Result<(Arc<Session>, Finished), NodeError> {
-        let Intent { identity, route, trust, options } = intent;
+        let Intent { identity, route, trust, options, renewal_mode: _ } = intent;
         let config = self.config(identity, Arc::clone(trust), options);
         let basis = self.basis(identity.identifier(), to, mode, options)?;
         let opening = Opening { basis, replaces, ..Opening::new(mode, options.suite, to) };
         let initiator = Initiator::new(now(&self.router), config, opening, self.seed()?)?;
         let (session, inbox) = self.new_session();
-        let guard = Unfinished { channels: self, session: &session };
+        let guard = Unfinished { channels: self, session: &session, accepting: None };
         let way = Path::Initiator { route: route.clone(), peer: None };
         let driver = Driver { channels: self, session: &session, accepting: None, way, inbox };
         let finished = driver.run(Handshake::Initiator(Box::new(initiator))).await?;
@@ -391,19 +419,17 @@ impl Channels {
 
     /// Starts the handshake for a line's next session, unless one runs already.
     fn renew(self: &Arc<Self>, line: &Arc<Line>) {
-        if !line.begin_renewal() {
-            return;
-        }
-        let (channels, line) = (Arc::clone(self), Arc::clone(line));
+        let Some(renewal) = line.begin_renewal() else { return };
+        let channels = Arc::clone(self);
         self.spawn_handshake(async move {
+            let line = renewal.line();
             if let Some(intent) = &line.intent {
                 let replaces = line.session().predecessor();
-                match channels.initiate(intent, intent.renewal_mode(), Some(line.peer), replaces).await {
-                    Ok((session, finished)) => channels.succeed(&line, session, finished).await,
+                match channels.initiate(intent, intent.renewal_mode, Some(line.peer), replaces).await {
+                    Ok((session, finished)) => channels.succeed(line, session, finished).await,
                     Err(error) => tracing::debug!(%error, "a channel was not renewed"),
                 }
             }
-            line.end_renewal();
         });
     }
 
@@ -411,7 +437,7 @@ impl Channels {
     ///
     /// A channel that is alive is replaced only by one whose ends both know it; one that is lost is opened again, as
     /// its opener would, and what was asked through it fails.
-    async fn succeed(&self, line: &Arc<Line>, session: Arc<Session>, finished: Finished) {
+    async fn succeed(self: &Arc<Self>, line: &Arc<Line>, session: Arc<Session>, finished: Finished) {
         let is_proved = finished.established.replaces.is_some();
         if !is_proved && !line.session().is_lost(&self.router) {
             tracing::warn!(peer = %line.peer, "a channel was not renewed: its peer does not know it");
@@ -419,7 +445,7 @@ impl Channels {
         }
         line.show(finished.established.peer.clone());
         self.learned.fetch_add(1, Ordering::Relaxed);
-        let early = session.open(line, finished);
+        let early = session.open(self, line, finished);
         if !is_proved {
             self.router.flow_lost(line.flow, false);
             tracing::info!(peer = %line.peer, "a lost channel was opened again");
@@ -445,7 +471,7 @@ impl Channels {
 
     /// Takes in a session that a peer began: the next one of a channel, or one of its own.
     async fn accepted(
-        &self,
+        self: &Arc<Self>,
         session: Arc<Session>,
         finished: Finished,
         accepting: Arc<Accepting>,
@@ -455,16 +481,24 @@ impl Channels {
             let is_it = |line: &&Arc<Line>| line.predecessor(&accepting, &hs_id).is_some();
             self.lines().values().find(is_it).cloned()
         });
-        let Some(line) = replaced else {
-            self.establish(session, finished, None, Some((accepting, id))).await;
-            return;
+        let line = match (replaced, finished.established.replaces) {
+            (Some(line), _) => line,
+            (None, None) => {
+                self.establish(session, finished, None, Some((accepting, id))).await;
+                return;
+            }
+            // It was closed meanwhile, and with it its successor, for which no place was taken.
+            (None, Some(_)) => {
+                accepting.handshakes().ended(id);
+                return self.refuse(&session, finished);
+            }
         };
         if let Some(used) = line.take_used(finished.established.replaces.as_ref()) {
             self.move_line(&line, used);
         }
         line.show(finished.established.peer.clone());
         self.learned.fetch_add(1, Ordering::Relaxed);
-        let early = session.open(&line, finished);
+        let early = session.open(self, &line, finished);
         let next = Carrier { session: Arc::clone(&session), accepted: Some((accepting, id)) };
         if let Some(unused) = line.expect(next) {
             self.end(&unused, CloseCode::Normal);
@@ -477,9 +511,12 @@ impl Channels {
         let session = Arc::clone(&carrier.session);
         match line.move_to(carrier.clone(), self.router.now() + self.profile.drain) {
             Offered::Closed => self.end(&carrier, CloseCode::Normal),
-            Offered::Moved => {
+            Offered::Moved(left) => {
                 self.router.replace_step(&line.encryptor, Arc::new(Encryptor(Arc::clone(&session))));
                 session.announce(&self.router);
+                if let Some(left) = left {
+                    self.end(&left, CloseCode::Lifetime);
+                }
             }
         }
     }
@@ -496,10 +533,12 @@ impl Channels {
         let mut limits = self.limits.listener.clone();
         limits.allowed = options.accepts.clone().unwrap_or(limits.allowed);
         let resumes = limits.allowed.iter().any(|(mode, _)| mode.is_resumption());
-        let handshakes = Handshakes::new(Arc::clone(&config), limits)?;
+        let handshakes = HandshakeTable::new(Arc::clone(&config), limits)?;
         let inside = FlowId::from_number(self.router.random());
         self.router.reach_mut().open_flow(inside, FlowKind::Channel, None);
         let accepting = Arc::new(Accepting {
+            router: Arc::downgrade(&self.router),
+            closed: AtomicBool::new(false),
             identity: identity.clone(),
             config: Mutex::new(Arc::clone(&config)),
             address: address.clone(),
@@ -579,7 +618,7 @@ impl Channels {
 
     /// Makes a finished handshake a channel.
     async fn establish(
-        &self,
+        self: &Arc<Self>,
         session: Arc<Session>,
         finished: Finished,
         intent: Option<Intent>,
@@ -601,7 +640,7 @@ impl Channels {
         let shown = finished.established.peer.clone();
         let carrier = Carrier { session: Arc::clone(&session), accepted };
         let line = Line::new(id, shown, flow, intent, trust, carrier);
-        let early = session.open(&line, finished);
+        let early = session.open(self, &line, finished);
         let _ = self.router.add_step(&line.encryptor, Arc::new(Encryptor(Arc::clone(&session))));
         self.lines().insert(id, Arc::clone(&line));
         self.learned.fetch_add(1, Ordering::Relaxed);
@@ -656,21 +695,29 @@ impl Channels {
     }
 }
 
-/// Takes a session's address away when its handshake came to nothing.
+/// Takes a session's address and its place at the listener away when its handshake came to nothing, be it by a panic.
 struct Unfinished<'a> {
     channels: &'a Channels,
     session: &'a Session,
+    accepting: Option<(&'a Arc<Accepting>, HandshakeId)>,
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         self.channels.forget(self.session);
+        if let Some((accepting, id)) = self.accepting {
+            accepting.running().remove(&id);
+            accepting.handshakes().ended(id);
+        }
     }
 }
 
 /// A channel listener.
 pub(crate) struct Accepting {
+    router: Weak<Router>,
     address: Address,
+    /// Nothing answers at the address any more, at least not this.
+    closed: AtomicBool,
     identity: Identity,
     /// What handshakes that begin now are answered with.
     config: Mutex<Arc<HandshakeConfig>>,
@@ -678,8 +725,17 @@ pub(crate) struct Accepting {
     inside: FlowId,
     /// The identity whose channels can be resumed here, if they can.
     resumes: Option<Identifier>,
-    handshakes: Mutex<Handshakes>,
+    handshakes: Mutex<HandshakeTable>,
     running: Mutex<HashMap<HandshakeId, Running>>,
+}
+
+impl Drop for Accepting {
+    /// Neither the address nor any channel is left: what they exposed is forgotten.
+    fn drop(&mut self) {
+        if let Some(router) = self.router.upgrade() {
+            router.reach_mut().close_flow(self.inside);
+        }
+    }
 }
 
 /// A half-open handshake and the task that drives it.
@@ -689,7 +745,7 @@ struct Running {
 }
 
 impl Accepting {
-    fn handshakes(&self) -> MutexGuard<'_, Handshakes> {
+    fn handshakes(&self) -> MutexGuard<'_, HandshakeTable> {
         self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -729,15 +785,14 @@ impl Accepting {
         let mut running = self.running();
         let task = channels.spawn_handshake(async move {
             let channels = driving;
-            let guard = Unfinished { channels: &channels, session: &driven };
+            let accepts = Some((&accepting, id));
+            let guard = Unfinished { channels: &channels, session: &driven, accepting: accepts };
             let way = Path::Responder { back };
-            let driver =
-                Driver { channels: &channels, session: &driven, accepting: Some(&accepting), way, inbox };
-            let finished = driver.run(Handshake::Responder(responder)).await;
-            accepting.running().remove(&id);
-            match finished {
+            let driver = Driver { channels: &channels, session: &driven, accepting: accepts, way, inbox };
+            match driver.run(Handshake::Responder(responder)).await {
                 Ok(finished) => {
                     std::mem::forget(guard);
+                    accepting.running().remove(&id);
                     accepting.handshakes().established(id);
                     let now = now(&channels.router);
                     let ticket = accepting.resumes.map(|local| finished.established.ticket(now, local));
@@ -747,17 +802,15 @@ impl Accepting {
                         channels.tickets.keep(now, ticket);
                     }
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "a handshake failed");
-                    accepting.handshakes().ended(id);
-                }
+                Err(error) => tracing::debug!(%error, "a handshake failed"),
             }
         });
         running.insert(id, Running { session, task });
     }
 
     fn evict(&self, channels: &Channels, id: HandshakeId) {
-        if let Some(Running { session, task }) = self.running().remove(&id) {
+        let running = self.running().remove(&id);
+        if let Some(Running { session, task }) = running {
             task.abort();
             channels.forget(&session);
         }
@@ -773,7 +826,8 @@ struct AcceptStep {
 impl Step for AcceptStep {
     fn step(&self, router: &Arc<Router>, message: Message, _: Option<Charge>) -> Next {
         let accepting = &self.accepting;
-        let Some(channels) = self.channels.upgrade() else {
+        let channels = self.channels.upgrade().filter(|channels| !channels.stops.load(Ordering::Relaxed));
+        let Some(channels) = channels else {
             return Next::Refused(ErrorCode::Stopped, message);
         };
         let Ok(seed) = channels.seed() else { return Next::Done(Some(message)) };
@@ -866,8 +920,8 @@ impl Path {
 struct Driver<'a> {
     channels: &'a Channels,
     session: &'a Session,
-    /// The listener of a responder.
-    accepting: Option<&'a Arc<Accepting>>,
+    /// The listener of a responder, and what it calls the handshake.
+    accepting: Option<(&'a Arc<Accepting>, HandshakeId)>,
     way: Path,
     inbox: mpsc::Receiver<Arrived>,
 }
@@ -902,9 +956,14 @@ impl Driver<'_> {
                         }
                     }
                     Output::Find(hs_id) => {
-                        let find = |accepting| self.channels.predecessor(accepting, &hs_id);
+                        let find = |(accepting, _)| self.channels.predecessor(accepting, &hs_id);
                         let found = self.accepting.and_then(find);
                         handshake.handle(now(router), Input::Found(found));
+                    }
+                    Output::Admit => {
+                        let admit = |(accepting, id): (&Arc<Accepting>, _)| accepting.handshakes().admit(id);
+                        let admitted = self.accepting.is_some_and(admit);
+                        handshake.handle(now(router), Input::Admitted(admitted));
                     }
                     Output::Spend(role, id) => self.channels.tickets.erase(role, id)?,
                     Output::Established(established) => {
@@ -944,4 +1003,42 @@ pub(crate) fn unix_now() -> u64 {
 
 fn now(router: &Router) -> Now {
     Now { mono: router.now(), unix: unix_now() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::limits::Limits;
+    use crate::node::Node;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_next_session_that_its_peer_never_uses_ends_and_the_channel_does_not() {
+        let mut limits = Limits::default();
+        let profile = &mut limits.channels.profile;
+        (profile.keepalive, profile.idle) = (Duration::from_millis(200), Duration::from_secs(4));
+        let node = Node::builder("n").limits(limits).start().await.unwrap();
+        let alice = node.create_identity().await.unwrap();
+        let bob = node.create_identity().await.unwrap();
+        let trust = Trust::pinned([alice.identifier()]);
+        let listener = node.accept_channels("bank", &bob, trust).unwrap();
+        let peer = Peer::Identity(bob.identifier());
+        let channel = node.open_channel(&alice, "bank".parse().unwrap(), peer).await.unwrap();
+        let Channel { channels, line } = &channel;
+        let (intent, replaces) = (line.intent.as_ref().unwrap(), line.session().predecessor());
+        let next = channels.initiate(intent, intent.renewal_mode, Some(line.peer), replaces).await.unwrap();
+        assert!(next.1.established.replaces.is_some(), "both ends know what it is to replace");
+        let began = Instant::now();
+        let within = Duration::from_secs(30);
+        while listener.open() < 2 {
+            assert!(began.elapsed() < within, "it is not there");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while listener.open() > 1 {
+            assert!(began.elapsed() < within, "it stays for ever");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!channel.is_closed() && node.channels() == 2, "both ends of the channel are here");
+    }
 }

@@ -21,6 +21,8 @@ mod node;
 mod psk;
 #[cfg(feature = "channels")]
 mod secure;
+#[cfg(feature = "queue")]
+mod served;
 mod state;
 #[cfg(feature = "channels")]
 mod tickets;
@@ -32,7 +34,9 @@ pub use identity::Identity;
 #[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
 #[cfg(feature = "channels")]
-pub use onward_channels::{Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite};
+pub use onward_channels::{
+    CloseCode, Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite,
+};
 #[cfg(feature = "channels")]
 pub use onward_keys::{Backend, KeyError, SoftwareVault, Vault};
 
@@ -45,10 +49,16 @@ pub use limits::{LimitRow, Limits};
 pub use node::{Connection, Listener, ListenerInfo, Node, NodeBuilder, NodeRoute, ShutdownReport};
 #[cfg(feature = "memory")]
 pub use onward_transports::MemoryNetwork;
+#[cfg(feature = "tcp")]
+pub use onward_transports::TcpOptions;
 #[cfg(feature = "queue")]
 pub use onward_transports::queue;
+#[cfg(feature = "udp")]
+pub use onward_transports::{DatagramCounters, DatagramLimits, UdpTransport};
 pub use onward_transports::{StreamLimits, TransportError};
 pub use onward_workers::Limits as WorkerLimits;
 #[cfg(feature = "channels")]
 pub use psk::read_psk;
+#[cfg(feature = "queue")]
+pub use served::RemoteQueue;
 pub use state::StateDir;

@@ -15,7 +15,10 @@ use onward_routing::{Address, FlowId, Route};
 
 use crate::channel::{Accepting, ChannelOptions};
 use crate::identity::Identity;
-use crate::secure::Session;
+use crate::secure::{Session, Tick};
+
+/// Replaced sessions of one line that drain at once, however fast a peer begins others; the oldest gives way.
+const DRAINING_MAX: usize = 8;
 
 /// A channel over sessions that follow each other.
 pub(crate) struct Line {
@@ -37,12 +40,23 @@ pub(crate) struct Intent {
     pub(crate) route: Route,
     pub(crate) trust: Arc<Trust>,
     pub(crate) options: ChannelOptions,
+    /// The mode of handshakes for the next sessions: after a resumption, whose ticket is spent, that of the channel
+    /// which was resumed.
+    pub(crate) renewal_mode: Mode,
 }
 
-impl Intent {
-    /// The mode of a handshake for the next session: a resumption's ticket is spent.
-    pub(crate) fn renewal_mode(&self) -> Mode {
-        if self.options.mode.is_resumption() { Mode::HybridXx } else { self.options.mode }
+/// A handshake for a line's next session, under way as long as this lives.
+pub(crate) struct Renewal(Arc<Line>);
+
+impl Renewal {
+    pub(crate) fn line(&self) -> &Arc<Line> {
+        &self.0
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.0.state().renewing = false;
     }
 }
 
@@ -76,8 +90,8 @@ struct State {
 
 /// What became of a session offered to a line.
 pub(crate) enum Offered {
-    /// It carries the line now.
-    Moved,
+    /// It carries the line now. Of the sessions that drain, this one had to give way.
+    Moved(Option<Carrier>),
     /// The line was closed meanwhile: forget the session.
     Closed,
 }
@@ -156,16 +170,12 @@ impl Line {
         state.shown.check_again(unix, &self.trust, &known)
     }
 
-    /// Whether a handshake may begin now; it is then under way until [`Line::end_renewal`].
-    pub(crate) fn begin_renewal(&self) -> bool {
+    /// A handshake that may begin now, unless one is under way.
+    pub(crate) fn begin_renewal(self: &Arc<Self>) -> Option<Renewal> {
         let mut state = self.state();
         let begins = !state.closed && !state.renewing;
         state.renewing |= begins;
-        begins
-    }
-
-    pub(crate) fn end_renewal(&self) {
-        self.state().renewing = false;
+        begins.then(|| Renewal(Arc::clone(self)))
     }
 
     /// Whether a lost session is tried to be replaced at `now`: every `again`, for no longer than `patience`.
@@ -196,6 +206,18 @@ impl Line {
         self.state().next.take_if(is_used)
     }
 
+    /// The next session, if its own `tick` says that it is over: its peer never used it.
+    pub(crate) fn take_expired(
+        &self,
+        tick: impl FnOnce(&Arc<Session>) -> Option<Tick>,
+    ) -> Option<(Carrier, CloseCode)> {
+        let next = Arc::clone(&self.state().next.as_ref()?.session);
+        // Not under the lock: what the session has to send may come back to this line.
+        let Some(Tick::Close(code) | Tick::Ended(code)) = tick(&next) else { return None };
+        let is_it = |carrier: &mut Carrier| Arc::ptr_eq(&carrier.session, &next);
+        Some((self.state().next.take_if(is_it)?, code))
+    }
+
     /// Moves to another session; the one before drains until `until`.
     pub(crate) fn move_to(&self, carrier: Carrier, until: Duration) -> Offered {
         let mut state = self.state();
@@ -207,7 +229,8 @@ impl Line {
         state.draining.push((left, until));
         state.lost = None;
         state.moves += 1;
-        Offered::Moved
+        let too_many = state.draining.len() > DRAINING_MAX;
+        Offered::Moved(too_many.then(|| state.draining.remove(0).0))
     }
 
     /// Whether the peer may not know yet that the line has moved.
@@ -250,4 +273,89 @@ pub(crate) fn may_return(code: CloseCode) -> bool {
             | CloseCode::Credential
             | CloseCode::Shutdown
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    use onward_keys::{
+        Answer, KeyId, KeyInfo, KeyUsage, PublicHalf, SharedSecret, Signature, SignatureType, SoftwareVault,
+        Vault,
+    };
+
+    use super::*;
+    use crate::channel::Peer;
+    use crate::limits::Limits;
+    use crate::node::Node;
+
+    /// A vault in which one agreement panics, counted from 1.
+    #[derive(Debug)]
+    struct Fragile {
+        whole: SoftwareVault,
+        agreements: AtomicUsize,
+        breaks_at: usize,
+    }
+
+    impl Vault for Fragile {
+        fn generate(&self, usage: KeyUsage) -> Answer<'_, KeyId> {
+            self.whole.generate(usage)
+        }
+
+        fn public(&self, key: KeyId) -> Answer<'_, PublicHalf> {
+            self.whole.public(key)
+        }
+
+        fn sign<'a>(&'a self, key: KeyId, kind: SignatureType, body: &'a [u8]) -> Answer<'a, Signature> {
+            self.whole.sign(key, kind, body)
+        }
+
+        fn agree<'a>(&'a self, key: KeyId, peer: &'a [u8; 32]) -> Answer<'a, SharedSecret> {
+            let number = self.agreements.fetch_add(1, Ordering::Relaxed) + 1;
+            assert_ne!(number, self.breaks_at, "broken on purpose");
+            self.whole.agree(key, peer)
+        }
+
+        fn list(&self) -> Answer<'_, Vec<KeyInfo>> {
+            self.whole.list()
+        }
+
+        fn delete(&self, key: KeyId) -> Answer<'_, ()> {
+            self.whole.delete(key)
+        }
+
+        fn protection(&self) -> &str {
+            self.whole.protection()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_handshake_that_panics_is_not_the_last_of_its_line_and_keeps_no_place() {
+        // Both ends are here, and each handshake takes an agreement of the responder and then one of the initiator.
+        for breaks_at in [3, 4] {
+            let mut limits = Limits::default();
+            let profile = &mut limits.channels.profile;
+            (profile.soft_age, profile.renew_again) = (Duration::from_secs(1), Duration::from_secs(1));
+            profile.handshake = Duration::from_secs(3);
+            let whole = SoftwareVault::ephemeral();
+            let vault = Arc::new(Fragile { whole, agreements: AtomicUsize::new(0), breaks_at });
+            let node = Node::builder("n").limits(limits).vault(vault).start().await.unwrap();
+            let alice = node.create_identity().await.unwrap();
+            let bob = node.create_identity().await.unwrap();
+            let trust = Trust::pinned([alice.identifier()]);
+            let listener = node.accept_channels("bank", &bob, trust).unwrap();
+            let peer = Peer::Identity(bob.identifier());
+            let channel = node.open_channel(&alice, "bank".parse().unwrap(), peer).await.unwrap();
+            let began = Instant::now();
+            while channel.renewals() == 0 {
+                assert!(began.elapsed() < Duration::from_secs(30), "never again after {breaks_at}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            while listener.half_open() > 0 {
+                assert!(began.elapsed() < Duration::from_secs(60), "its place is not free after {breaks_at}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
 }

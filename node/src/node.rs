@@ -35,6 +35,8 @@ pub struct NodeBuilder {
     name: String,
     limits: Limits,
     state: Option<PathBuf>,
+    #[cfg(feature = "tcp")]
+    tcp: transports::TcpOptions,
     #[cfg(feature = "channels")]
     vault: Option<Arc<dyn onward_keys::Vault>>,
 }
@@ -54,6 +56,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Options of TCP sockets other than the default ones.
+    #[cfg(feature = "tcp")]
+    #[must_use]
+    pub fn tcp(mut self, options: transports::TcpOptions) -> Self {
+        self.tcp = options;
+        self
+    }
+
     /// Keeps private keys elsewhere than in the software vault, which is for development.
     #[cfg(feature = "channels")]
     #[must_use]
@@ -69,12 +79,21 @@ impl NodeBuilder {
     pub async fn start(self) -> Result<Node, NodeError> {
         let router = Router::new(self.limits.workers.clone())?;
         let state = self.state.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
+        #[cfg(any(feature = "tcp", feature = "unix"))]
         let streams = transports::Streams::new(self.limits.streams.clone());
         #[cfg(feature = "tcp")]
-        let tcp = transports::TcpTransport::new(Arc::clone(&streams), transports::TcpOptions::default());
+        let tcp = transports::TcpTransport::new(Arc::clone(&streams), self.tcp);
+        #[cfg(feature = "udp")]
+        let udp = transports::UdpTransport::new(self.limits.datagrams.clone());
+        #[cfg(feature = "queue")]
+        let queues = transports::queue::QueueTransport::new(self.limits.post.clone());
         let dialers: Vec<Arc<dyn Dialer>> = vec![
             #[cfg(feature = "tcp")]
             (Arc::clone(&tcp) as Arc<dyn Dialer>),
+            #[cfg(feature = "udp")]
+            (Arc::clone(&udp) as Arc<dyn Dialer>),
+            #[cfg(feature = "queue")]
+            (Arc::clone(&queues) as Arc<dyn Dialer>),
         ];
         router.set_dialer(Arc::new(transports::Dialers::new(dialers)));
         let mut tasks = JoinSet::new();
@@ -107,6 +126,10 @@ impl NodeBuilder {
             streams,
             #[cfg(feature = "tcp")]
             tcp,
+            #[cfg(feature = "udp")]
+            udp,
+            #[cfg(feature = "queue")]
+            queues,
             #[cfg(feature = "channels")]
             channels,
             state,
@@ -147,6 +170,10 @@ struct Inner {
     streams: Arc<transports::Streams>,
     #[cfg(feature = "tcp")]
     tcp: Arc<transports::TcpTransport>,
+    #[cfg(feature = "udp")]
+    udp: Arc<transports::UdpTransport>,
+    #[cfg(feature = "queue")]
+    queues: Arc<transports::queue::QueueTransport>,
     #[cfg(feature = "channels")]
     channels: Arc<Channels>,
     state: Option<Arc<StateDir>>,
@@ -163,11 +190,18 @@ struct Inner {
 impl Drop for Inner {
     /// The last clone is gone: what would go on by itself ends where it stands.
     fn drop(&mut self) {
+        for supervisor in lock(&self.supervisors).drain(..) {
+            supervisor.abort();
+        }
         for worker in lock(&self.workers).drain(..) {
             worker.abort();
         }
         #[cfg(feature = "tcp")]
         self.tcp.end();
+        #[cfg(feature = "udp")]
+        self.udp.end();
+        #[cfg(feature = "queue")]
+        self.queues.end();
     }
 }
 
@@ -184,7 +218,7 @@ pub struct ShutdownReport {
 #[derive(Clone, Debug)]
 pub struct Listener {
     router: Arc<Router>,
-    listener: Arc<transports::Listener>,
+    listener: Arc<transports::BoundListener>,
     name: String,
 }
 
@@ -219,6 +253,8 @@ impl Node {
             name: name.to_owned(),
             limits: Limits::default(),
             state: None,
+            #[cfg(feature = "tcp")]
+            tcp: transports::TcpOptions::default(),
             #[cfg(feature = "channels")]
             vault: None,
         }
@@ -313,12 +349,19 @@ impl Node {
     /// [`NodeError::Resolve`], [`NodeError::Transport`].
     #[cfg(feature = "tcp")]
     pub async fn listen_tcp(&self, address: &str) -> Result<Listener, NodeError> {
-        let at = tokio::net::lookup_host(address)
-            .await
-            .and_then(|mut found| found.next().ok_or_else(|| std::io::ErrorKind::NotFound.into()))
-            .map_err(|error| NodeError::Resolve(address.to_owned(), error))?;
-        let listener = self.inner.tcp.listen(&self.inner.router, at)?;
+        let listener = self.inner.tcp.listen(&self.inner.router, resolve(address).await?)?;
         Ok(self.keep_listener("tcp", listener))
+    }
+
+    /// Listens for UDP peers at `address`, for example `127.0.0.1:0`. They reach nothing until it is
+    /// exposed. What the node dials over UDP leaves by the same socket where that can reach it.
+    ///
+    /// # Errors
+    /// As [`Node::listen_tcp`].
+    #[cfg(feature = "udp")]
+    pub async fn listen_udp(&self, address: &str) -> Result<Listener, NodeError> {
+        let listener = self.inner.udp.listen(&self.inner.router, resolve(address).await?)?;
+        Ok(self.keep_listener("udp", listener))
     }
 
     /// Listens on the Unix socket `path`, whose folder must be private (made with mode 0700 if
@@ -333,8 +376,58 @@ impl Node {
         Ok(self.keep_listener("unix", listener))
     }
 
-    #[cfg(any(feature = "tcp", feature = "unix"))]
-    fn keep_listener(&self, kind: &str, listener: transports::Listener) -> Listener {
+    /// Makes a queue known to this node as `name`: `queue:NAME/MAILBOX` then leads to its mailboxes. A
+    /// queue that had the name before is replaced for connections to come.
+    ///
+    /// # Errors
+    /// [`NodeError::Transport`] for a name that no address can have.
+    #[cfg(feature = "queue")]
+    pub fn mount_queue(
+        &self,
+        name: &str,
+        queue: Arc<dyn transports::queue::Broker>,
+    ) -> Result<(), NodeError> {
+        Ok(self.inner.queues.mount(name, queue)?)
+    }
+
+    /// A fresh address `queue:NAME/MAILBOX` with a random mailbox. Who knows it can fill the mailbox, and
+    /// who also reaches the queue can empty it: it is told to those who are to send, and replaced at will.
+    ///
+    /// # Errors
+    /// As [`Node::mount_queue`].
+    #[cfg(feature = "queue")]
+    pub fn new_mailbox(&self, name: &str) -> Result<Address, NodeError> {
+        Ok(transports::queue::random_mailbox(name, &self.inner.router)?)
+    }
+
+    /// Receives what is sent to `mailbox`, a `queue:NAME/MAILBOX` of a queue that is mounted; what was
+    /// sent while nobody listened comes too. Senders reach nothing until it is exposed.
+    ///
+    /// # Errors
+    /// [`NodeError::Transport`].
+    #[cfg(feature = "queue")]
+    pub fn listen_queue(&self, mailbox: &Address) -> Result<Listener, NodeError> {
+        let listener = self.inner.queues.listen(&self.inner.router, mailbox)?;
+        Ok(self.keep_listener("queue", listener))
+    }
+
+    /// Starts a worker through which other nodes use a queue that is mounted here, each by a
+    /// [`RemoteQueue`](crate::RemoteQueue).
+    ///
+    /// # Errors
+    /// [`NodeError::Transport`] if no queue of this name is mounted, and as [`Node::serve`].
+    #[cfg(feature = "queue")]
+    pub fn serve_queue(&self, worker: &str, queue: &str) -> Result<WorkerHandle, NodeError> {
+        let broker = self
+            .inner
+            .queues
+            .mounted(queue)
+            .ok_or_else(|| transports::TransportError::NoQueue(queue.to_owned()))?;
+        self.start_worker(worker, crate::served::QueueService::new(broker))
+    }
+
+    #[cfg(any(feature = "queue", feature = "tcp", feature = "udp", feature = "unix"))]
+    fn keep_listener(&self, kind: &str, listener: transports::BoundListener) -> Listener {
         let name = format!("{kind}:{}", listener.local_address().trim_start_matches(&format!("{kind}:")));
         let listener =
             Listener { router: Arc::clone(&self.inner.router), listener: Arc::new(listener), name };
@@ -367,7 +460,28 @@ impl Node {
         Ok(self.keep_connection(connection))
     }
 
-    #[cfg(any(feature = "tcp", feature = "unix"))]
+    /// Connects to a UDP endpoint, for example `bank.example:4000`, and waits until it is reached. The
+    /// connection is kept, and keeps its address, until it is closed. Messages over it may be lost, and
+    /// have at most [`UdpTransport::MESSAGE_BYTES_MAX`](transports::UdpTransport::MESSAGE_BYTES_MAX) bytes.
+    ///
+    /// # Errors
+    /// As [`Node::connect_tcp`].
+    #[cfg(feature = "udp")]
+    pub async fn connect_udp(&self, endpoint: &str) -> Result<Connection, NodeError> {
+        let endpoint: Address = format!("udp:{endpoint}").parse()?;
+        let connection = self.inner.udp.connect(&self.inner.router, &endpoint)?;
+        connection.connected().await?;
+        Ok(self.keep_connection(connection))
+    }
+
+    /// What became of datagrams so far.
+    #[cfg(feature = "udp")]
+    #[must_use]
+    pub fn datagrams(&self) -> &transports::DatagramCounters {
+        self.inner.udp.counters()
+    }
+
+    #[cfg(any(feature = "tcp", feature = "udp", feature = "unix"))]
     fn keep_connection(&self, connection: transports::Connection) -> Connection {
         let connection = Connection { router: Arc::clone(&self.inner.router), connection };
         let mut connections = lock(&self.inner.connections);
@@ -419,7 +533,16 @@ impl Node {
         let mut report = ShutdownReport::default();
         let supervisors = std::mem::take(&mut *lock(&self.inner.supervisors));
         for supervisor in supervisors.iter().rev() {
-            let _ = tokio::time::timeout_at(until, supervisor.stop()).await;
+            let has = |worker: &&Address| self.inner.router.has(worker);
+            let running = || supervisor.workers().iter().filter(has).count();
+            let before = running();
+            let drained = tokio::time::timeout_at(until, supervisor.drain()).await;
+            let left = running();
+            if drained.is_err() {
+                supervisor.abort();
+            }
+            report.drained += before - left;
+            report.cut_off += left;
         }
         // Last started first: what was started later may still need what was there before.
         let workers = std::mem::take(&mut *lock(&self.inner.workers));
@@ -449,6 +572,10 @@ impl Node {
         }
         #[cfg(feature = "tcp")]
         self.inner.tcp.close(left()).await;
+        #[cfg(feature = "udp")]
+        self.inner.udp.close(left()).await;
+        #[cfg(feature = "queue")]
+        self.inner.queues.close(left()).await;
         let mut tasks = std::mem::take(&mut *lock(&self.inner.tasks));
         tasks.shutdown().await;
         report
@@ -573,7 +700,8 @@ impl Node {
     /// Opens a secure channel along `route`, whose last address is the peer's channel listener.
     ///
     /// # Errors
-    /// [`NodeError::Handshake`] when nobody answers within 30 s or the answer is not the peer's.
+    /// [`NodeError::Handshake`] when nobody answers within 30 s, the answer is not the peer's, or the peer has as many
+    /// channels as it may have.
     ///
     /// # Cancel safety
     /// Dropped during the handshake, no channel is left behind here.
@@ -764,6 +892,11 @@ impl NodeRoute {
         &self.route
     }
 
+    #[cfg(feature = "queue")]
+    pub(crate) fn router(&self) -> &Arc<Router> {
+        &self.router
+    }
+
     /// Sends a value and waits for the answer until the node's default deadline.
     ///
     /// # Errors
@@ -797,6 +930,16 @@ impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("name", &self.name()).finish_non_exhaustive()
     }
+}
+
+/// The first address of `host:port`.
+#[cfg(any(feature = "tcp", feature = "udp"))]
+async fn resolve(address: &str) -> Result<std::net::SocketAddr, NodeError> {
+    let mut found = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| NodeError::Resolve(address.to_owned(), error))?;
+    let none = || NodeError::Resolve(address.to_owned(), std::io::ErrorKind::NotFound.into());
+    found.next().ok_or_else(none)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,19 +8,19 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::{Bytes, BytesMut};
 use onward_channels::identity::Identifier;
 use onward_channels::{
     BODY_MAX, Binding, ChannelError, CloseCode, Confirmation, Content, Due, Established, FRAGMENT_HEAD_BYTES,
-    FrameType, HEAD_ROOM, Now, Opener, PIECE_MAX, PlannedFragment, Predecessor, Reassembly, Role, Sealer,
+    FrameType, HEAD_ROOM, Now, Opener, PlannedFragment, Predecessor, Reassembly, Role, Sealer,
 };
 use onward_routing::{Address, ErrorCode, FlowId, LENGTH_HEAD, Message, Route, RouteRef};
 use onward_workers::{Charge, FrameSink, Next, Recent, Router, Step};
 use tokio::sync::mpsc;
 
-use crate::channel::Finished;
+use crate::channel::{Channels, Finished};
 use crate::line::Line;
 
 /// A grant may make a message's return route this much longer than it was when room was taken for it.
@@ -60,6 +60,9 @@ pub(crate) enum Tick {
 struct Ready {
     /// The session address.
     id: u128,
+    /// Who is told when the peer closes it.
+    channels: Weak<Channels>,
+    line: Weak<Line>,
     flow: FlowId,
     peer: Identifier,
     encryptor: Address,
@@ -122,7 +125,12 @@ impl Session {
     }
 
     /// The handshake is finished: records are opened here from now on, as those of `line`. Returns what came early.
-    pub(crate) fn open(&self, line: &Line, finished: Finished) -> Vec<Vec<u8>> {
+    pub(crate) fn open(
+        &self,
+        channels: &Arc<Channels>,
+        line: &Arc<Line>,
+        finished: Finished,
+    ) -> Vec<Vec<u8>> {
         let Finished { established, onward, mut inbox } = finished;
         let Established { session, mut early, .. } = *established;
         let onward_channels::Session { sealer, opener, binding, confirmation } = session;
@@ -130,6 +138,8 @@ impl Session {
         let way = Way::new(onward, self.id);
         let ready = Ready {
             id: self.id,
+            channels: Arc::downgrade(channels),
+            line: Arc::downgrade(line),
             flow: line.flow,
             peer: line.peer,
             encryptor: line.encryptor.clone(),
@@ -200,12 +210,25 @@ impl Session {
 
     /// Opens records that came while the handshake ran, and hands their messages on.
     pub(crate) async fn receive_early(self: &Arc<Self>, router: &Arc<Router>, early: Vec<Vec<u8>>) {
+        let Some(ready) = self.ready.get() else { return };
         for mut record in early {
-            if let Some(ready) = self.ready.get()
-                && let Received::Message(message) = ready.receive(router, &mut record, None)
-            {
-                router.deliver(message).await;
+            match ready.receive(router, &mut record, None) {
+                Received::Message(message) => router.deliver(message).await,
+                Received::Closed(code) => self.closed_by_peer(router, ready, code),
+                Received::Confirm | Received::Nothing => {}
             }
+        }
+    }
+
+    /// The peer has closed it. The channel learns of that at once, unless another session carries it.
+    fn closed_by_peer(&self, router: &Router, ready: &Ready, code: CloseCode) {
+        self.wipe(code);
+        if self.replaced.load(Ordering::Relaxed) {
+            return;
+        }
+        router.flow_lost(ready.flow, false);
+        if let (Some(channels), Some(line)) = (ready.channels.upgrade(), ready.line.upgrade()) {
+            channels.look_after(&line);
         }
     }
 
@@ -240,7 +263,9 @@ impl Session {
                 (Due::Renew, Role::Responder) => FrameType::Rehandshake,
                 (Due::KeepAlive, _) => FrameType::KeepAlive,
             };
-            self.send_control(router, |sealer, out| sealer.seal_empty(now, frame_type, out));
+            if !self.send_control(router, |sealer, out| sealer.seal_empty(now, frame_type, out)) {
+                return None;
+            }
         }
     }
 
@@ -259,16 +284,19 @@ impl Session {
         self.wipe(code);
     }
 
-    /// Seals a frame of the channel's own and sends it if there is room; the peer has timers of its own.
+    /// Seals a frame of the channel's own and sends it if there is room; the peer has timers of its own. `false` if
+    /// it could not even be sealed.
     fn send_control<T>(
         &self,
         router: &Arc<Router>,
         seal: impl FnOnce(&mut Sealer, &mut Vec<u8>) -> Result<T, ChannelError>,
-    ) {
+    ) -> bool {
         let message = self.ready.get().and_then(|ready| ready.control(seal));
+        let is_sealed = message.is_some();
         if let Some(Err(error)) = message.map(|message| router.try_send(message)) {
             tracing::debug!(%error, "a control record was not sent");
         }
+        is_sealed
     }
 
     fn confirm_if(&self, router: &Arc<Router>, wanted: impl FnOnce(&Confirmation) -> bool) {
@@ -307,7 +335,8 @@ impl Session {
             return self.seal_for_steps(router, ready, sealer, way, message);
         };
         let Some(sink) = step.as_sink() else { return Next::Refused(ErrorCode::Unreachable, message) };
-        let bytes = way.frames_bytes(sealer, message.encoded_len() + GRANT_GROWTH);
+        let body_max = way.body_max(sealer, sink.frame_max());
+        let bytes = way.frames_bytes(sealer, message.encoded_len() + GRANT_GROWTH, body_max);
         if !charge.is_some_and(|charge| charge.spend(sink.room(), bytes)) && !sink.room().try_take(bytes) {
             if sink.room().is_closed() {
                 way.sink = None;
@@ -320,10 +349,10 @@ impl Session {
             return Next::Refused(code, message);
         }
         let now = now(router);
-        let sealed = if message.encoded_len() <= BODY_MAX {
+        let sealed = if message.encoded_len() <= body_max {
             way.append_record(sealer, now, sink, bytes, &message)
         } else {
-            way.append_fragments(sealer, now, sink, bytes, &message)
+            way.append_fragments(sealer, now, sink, bytes, &message, body_max - FRAGMENT_HEAD_BYTES)
         };
         match sealed {
             Ok(()) => Next::Done(Some(message)),
@@ -408,13 +437,27 @@ impl Way {
         LENGTH_HEAD + self.prefix.len() + Message::payload_head_len(record) + record + 1
     }
 
-    /// Bytes of all frames for a message of `length` bytes.
-    fn frames_bytes(&self, sealer: &Sealer, length: usize) -> usize {
-        if length <= BODY_MAX {
+    /// Bytes of the longest body whose record is no longer than a frame of `frame_max` bytes can carry.
+    fn body_max(&self, sealer: &Sealer, frame_max: usize) -> usize {
+        let mut body = BODY_MAX;
+        loop {
+            let frame = self.frame_bytes(sealer.sealed_bytes(body)) - LENGTH_HEAD;
+            let excess = frame.saturating_sub(frame_max);
+            if excess == 0 || body <= excess + FRAGMENT_HEAD_BYTES {
+                return body;
+            }
+            // Padding makes a shorter body take as much, so that one step may not be enough.
+            body -= excess;
+        }
+    }
+
+    /// Bytes of all frames for a message of `length` bytes, with bodies of at most `body_max`.
+    fn frames_bytes(&self, sealer: &Sealer, length: usize, body_max: usize) -> usize {
+        if length <= body_max {
             return self.frame_bytes(sealer.sealed_bytes(length));
         }
-        let pieces = length.div_ceil(PIECE_MAX);
-        pieces * self.frame_bytes(sealer.sealed_bytes(FRAGMENT_HEAD_BYTES + PIECE_MAX))
+        let pieces = length.div_ceil(body_max - FRAGMENT_HEAD_BYTES);
+        pieces * self.frame_bytes(sealer.sealed_bytes(body_max))
     }
 
     /// Seals `message` as one record inside the buffer of `sink`.
@@ -438,10 +481,11 @@ impl Way {
         sink: &dyn FrameSink,
         bytes: usize,
         message: &Message,
+        piece_max: usize,
     ) -> Result<(), ErrorCode> {
         let mut encoded = Vec::with_capacity(message.encoded_len());
         message.encode(&mut encoded);
-        let plan = sealer.plan_fragments(encoded.len(), PIECE_MAX).map_err(|_| ErrorCode::TooBig)?;
+        let plan = sealer.plan_fragments(encoded.len(), piece_max).map_err(|_| ErrorCode::TooBig)?;
         // The first frame carries the charge of all; the rest is written under it.
         let mut charged = bytes;
         for PlannedFragment { head, range } in plan {
@@ -650,10 +694,7 @@ impl Step for Session {
                 Next::Done(Some(message))
             }
             Received::Closed(code) => {
-                self.wipe(code);
-                if !self.replaced.load(Ordering::Relaxed) {
-                    router.flow_lost(ready.flow, false);
-                }
+                self.closed_by_peer(router, ready, code);
                 Next::Done(Some(message))
             }
         }

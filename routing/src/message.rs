@@ -11,6 +11,7 @@
 
 use core::cell::RefCell;
 use core::fmt;
+use core::time::Duration;
 
 use bytes::Bytes;
 
@@ -54,6 +55,10 @@ struct Head {
     /// How many of the nearest onward addresses this node's own relays put there.
     configured: u8,
     is_report: bool,
+    /// Whether `expires` says anything.
+    is_perishable: bool,
+    /// Until when this node may hand it on: milliseconds of the node's clock, modulo 2^32.
+    expires: u32,
 }
 
 /// Why a hop refuses a message; docs/protocol.md §1.2 *Hop*.
@@ -81,6 +86,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) configured: u8,
     pub(crate) is_report: bool,
     pub(crate) flow: FlowId,
+    pub(crate) expires: Option<u32>,
 }
 
 pub(crate) enum Payload<'a> {
@@ -139,6 +145,8 @@ impl Message {
             hops: parts.hops,
             configured: parts.configured,
             is_report: parts.is_report,
+            is_perishable: parts.expires.is_some(),
+            expires: parts.expires.unwrap_or_default(),
         };
         let fitting = spare.filter(|spare| spare.0.data.len() >= meta_end);
         let mut block = match fitting.or_else(|| take_spare(meta_end)) {
@@ -196,6 +204,7 @@ impl Message {
                 configured: self.0.head.configured,
                 is_report: self.0.head.is_report,
                 flow: self.0.head.flow,
+                expires: self.expires(),
             };
             Self::compose_with_room(parts, room, gap, None)
         };
@@ -306,6 +315,29 @@ impl Message {
         None
     }
 
+    /// Notes that the message is at this node from `now` on, if it has a time-to-live hint: the hint counts anew at each
+    /// node. Only the first call has an effect, and only a message with hints asks for the time.
+    pub fn arrive(&mut self, now: impl FnOnce() -> Duration) {
+        if self.meta().is_empty() || self.0.head.is_perishable {
+            return;
+        }
+        if let Some(ttl_ms) = self.ttl_ms() {
+            // Longer ones would not differ from those of the past.
+            self.0.head.expires = clock_ms(now()).wrapping_add(ttl_ms.min(TTL_MS_MAX));
+            self.0.head.is_perishable = true;
+        }
+    }
+
+    /// Whether the message has been at this node for as long as its time-to-live hint allows.
+    #[must_use]
+    pub fn has_expired(&self, now: impl FnOnce() -> Duration) -> bool {
+        self.expires().is_some_and(|expires| clock_ms(now()).wrapping_sub(expires) <= TTL_MS_MAX)
+    }
+
+    fn expires(&self) -> Option<u32> {
+        self.0.head.is_perishable.then_some(self.0.head.expires)
+    }
+
     /// Sets the meta map to a time-to-live hint alone.
     pub fn set_ttl_ms(&mut self, ttl_ms: u32) {
         let mut meta = vec![0xa1, 0x01];
@@ -321,6 +353,7 @@ impl Message {
             configured: self.0.head.configured,
             is_report: self.0.head.is_report,
             flow: self.0.head.flow,
+            expires: None,
         };
         *self = Self::compose(parts, None);
     }
@@ -434,6 +467,16 @@ impl Message {
         Ok(())
     }
 
+    /// Takes the nearest return address off, as the receiver from a queue does with the mailbox that its
+    /// sender wrote there.
+    pub fn take_return(&mut self) -> Option<Address> {
+        let first = self.ret().first()?.to_owned();
+        let head = &mut self.0.head;
+        head.ret_start += offset(first.as_ref().encoded().len());
+        head.ret_count -= 1;
+        Some(first)
+    }
+
     /// Replaces the last return address, the sender's own, by another.
     ///
     /// # Errors
@@ -451,6 +494,7 @@ impl Message {
             configured: self.0.head.configured,
             is_report: self.0.head.is_report,
             flow: self.0.head.flow,
+            expires: self.expires(),
         };
         *self = Self::compose(parts, None);
         Ok(())
@@ -531,6 +575,7 @@ impl<'a> Parts<'a> {
             configured: 0,
             is_report: false,
             flow: FlowId::LOCAL,
+            expires: None,
         }
     }
 }
@@ -554,6 +599,14 @@ fn offset(at: usize) -> u16 {
     debug_assert!(at <= BLOCK_MAX, "a block's parts are bounded");
     at as u16
 }
+
+/// Milliseconds of a clock, modulo 2^32.
+fn clock_ms(now: Duration) -> u32 {
+    now.as_millis() as u32
+}
+
+/// The longest time to live that is kept, in milliseconds: 24 days. Half of the clock's range is ahead, half behind.
+const TTL_MS_MAX: u32 = i32::MAX as u32;
 
 /// Largest block that is kept for the next message.
 const RECYCLED_MAX: usize = 1984;
@@ -651,6 +704,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_put_in_front_of_the_return_route_is_taken_off_it() {
+        let mut message = Message::new(route("w").as_ref(), route("me").as_ref(), b"body");
+        let mailbox: Address = format!("queue:q/{}", "a2".repeat(16)).parse().unwrap();
+        message.prepend_return(mailbox.as_ref()).unwrap();
+        assert_eq!(message.take_return(), Some(mailbox));
+        assert_eq!((message.ret().to_string(), message.ret().len()), ("me".to_owned(), 1));
+        assert_eq!(message.take_return().map(|address| address.to_string()), Some("me".to_owned()));
+        assert_eq!(message.take_return(), None);
+        assert_eq!((message.onward().to_string(), message.payload()), ("w".to_owned(), &b"body"[..]));
+    }
+
+    #[test]
     fn the_hop_budget_ends_a_loop() {
         let mut message = Message::new(route("a => b => c").as_ref(), Route::empty().as_ref(), b"");
         message.set_hops(2);
@@ -683,6 +748,32 @@ mod tests {
         let second = Message::new(route("c").as_ref(), Route::empty().as_ref(), b"hi");
         assert!(second.body().is_none() && second.ret().is_empty() && second.meta().is_empty());
         assert_eq!((second.onward().to_string().as_str(), second.payload()), ("c", &b"hi"[..]));
+    }
+
+    #[test]
+    fn a_time_to_live_counts_from_when_the_message_came() {
+        let at = |milliseconds: u64| move || Duration::from_millis(milliseconds);
+        let mut message = Message::new(route("a => b").as_ref(), route("me").as_ref(), b"hi");
+        message.arrive(|| panic!("nobody asks for the time"));
+        assert!(!message.has_expired(|| panic!("nobody asks for the time")));
+        message.set_ttl_ms(50);
+        assert!(!message.has_expired(at(1_000_000)), "it has not come yet");
+        message.arrive(at(100));
+        message.arrive(at(149));
+        message.hop().unwrap();
+        message.replace_sender(&Address::random(5)).unwrap();
+        assert!(!message.has_expired(at(149)));
+        assert!(message.has_expired(at(150)) && message.has_expired(at(86_400_000)));
+        assert_eq!(message.ttl_ms(), Some(50), "it is passed on as it came");
+        // The clock's milliseconds do not fit what is kept of them.
+        let end = u64::from(u32::MAX);
+        for (ttl_ms, lasts) in [(10, 9), (u32::MAX, 86_400_000)] {
+            message.set_ttl_ms(ttl_ms);
+            message.arrive(at(end - 5));
+            assert!(!message.has_expired(at(end - 5 + lasts)), "{ttl_ms}");
+        }
+        let answer = message.into_reply(RouteRef::default(), b"").unwrap();
+        assert!(!answer.has_expired(at(end + 86_400_000_000)), "an answer has no hint");
     }
 
     #[test]

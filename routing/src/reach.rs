@@ -451,7 +451,7 @@ impl Bucket {
 }
 
 /// Which endpoints messages of a flow may have dialled: `tcp:HOST:PORT`, where HOST may be `*` or
-/// `*.suffix` and PORT may be `*`.
+/// `*.suffix` and PORT may be `*`, or `queue:NAME/MAILBOX`, where MAILBOX may be `*`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DialRule {
     kind: Kind,
@@ -464,6 +464,8 @@ enum Host {
     Named(String),
     Suffix(String),
     Any,
+    /// All mailboxes of a queue.
+    Mailboxes(String),
 }
 
 impl DialRule {
@@ -474,12 +476,19 @@ impl DialRule {
             return false;
         }
         let Some((host, port)) = endpoint.value().rsplit_once(':') else {
-            return matches!(&self.host, Host::Named(name) if name == endpoint.value());
+            return match &self.host {
+                Host::Named(name) => name == endpoint.value(),
+                Host::Mailboxes(queue) => {
+                    endpoint.value().split_once('/').is_some_and(|(name, _)| name == queue)
+                }
+                Host::Suffix(_) | Host::Any => false,
+            };
         };
         let host_matches = match &self.host {
             Host::Named(name) => name == host,
             Host::Suffix(suffix) => host.ends_with(suffix.as_str()) && host.len() > suffix.len(),
             Host::Any => true,
+            Host::Mailboxes(_) => false,
         };
         host_matches && self.port.is_none_or(|wanted| port.parse() == Ok(wanted))
     }
@@ -538,6 +547,17 @@ impl FromStr for DialRule {
                     host: Host::Named(address.value().to_owned()),
                     port: None,
                 });
+            }
+            "queue" => {
+                // Any mailbox stands for all of them, so the grammar of addresses checks the name.
+                let name = rest.strip_suffix("/*");
+                let probe = name.map_or_else(|| rest.to_owned(), |name| format!("{name}/{}", "a".repeat(32)));
+                let address = Address::from_parts(Kind::Queue, &probe)?;
+                let host = match name {
+                    Some(name) => Host::Mailboxes(name.to_owned()),
+                    None => Host::Named(address.value().to_owned()),
+                };
+                return Ok(Self { kind: Kind::Queue, host, port: None });
             }
             _ => return Err(AddressError::Host),
         };
@@ -697,6 +717,14 @@ mod tests {
         assert!(!rule("tcp:*:*").permits("fd00::1".parse().unwrap()));
         assert!(rule("tcp:127.0.0.1:22").permits(loopback) && rule("tcp:*:*").permits([9, 9, 9, 9].into()));
         assert!("tcp:A:1".parse::<DialRule>().is_err() && "ftp:a:1".parse::<DialRule>().is_err());
+        let (one, other) =
+            (format!("queue:cards/{}", "a".repeat(32)), format!("queue:cards/{}", "b".repeat(32)));
+        let (all, exact) = (rule("queue:cards/*"), rule(&one));
+        assert!(matches(&all, &one) && matches(&all, &other) && matches(&exact, &one));
+        assert!(!matches(&exact, &other) && !matches(&all, &one.replace("cards", "others")));
+        for wrong in ["queue:cards", "queue:*", "queue:*/*", "queue:cards/b", "queue:/*"] {
+            assert!(wrong.parse::<DialRule>().is_err(), "{wrong}");
+        }
         let mut reach = reach();
         let ssh = name("tcp:127.0.0.1:22");
         assert!(reach.dial_rule(ONE, ssh.as_ref()).is_none());

@@ -159,8 +159,17 @@ fn decode(
         Payload::Shared(share(payload_at, payload.len()))
     };
     let meta = if is_null { &[] } else { meta };
-    let parts =
-        Parts { onward, ret, payload, meta, hops, configured: 0, is_report: flags == 1, flow: FlowId::LOCAL };
+    let parts = Parts {
+        onward,
+        ret,
+        payload,
+        meta,
+        hops,
+        configured: 0,
+        is_report: flags == 1,
+        flow: FlowId::LOCAL,
+        expires: None,
+    };
     return Ok(Message::compose(parts, None));
 
     fn check_meta(reader: &mut Reader<'_>) -> Result<(), DecodeError> {

@@ -21,13 +21,28 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::egress::{Egress, Registration};
 use crate::error::TransportError;
-use crate::limits::Streams;
+use crate::limits::{Retry, Streams};
 use crate::stream::{Halves, Lost, Reader, Writer, carry, greet};
 
 /// Idle time is measured in so many parts.
 const IDLE_PARTS: u32 = 10;
 
-/// What an outgoing connection is made with.
+/// What an outgoing connection rests on: a way to its peer, made again after every loss.
+pub(crate) trait Carrier: Send + Sync + 'static {
+    /// The way, from when the peer has answered.
+    type Link: Send;
+
+    /// Where it leads, for people.
+    fn endpoint(&self) -> String;
+
+    /// Reaches the peer once.
+    fn connect(&self) -> impl Future<Output = Result<Self::Link, Lost>> + Send;
+
+    /// Carries messages both ways until the way is lost or the egress has drained.
+    fn carry(&mut self, link: Self::Link, egress: &Egress) -> impl Future<Output = Result<(), Lost>> + Send;
+}
+
+/// How a stream is opened.
 pub(crate) trait Connector: Send + Sync + 'static {
     type Reader: Reader;
     type Writer: Writer;
@@ -37,6 +52,31 @@ pub(crate) trait Connector: Send + Sync + 'static {
 
     /// Opens one stream.
     fn connect(&self) -> impl Future<Output = io::Result<Halves<Self::Reader, Self::Writer>>> + Send;
+}
+
+/// The carrier that opens streams.
+struct Streaming<C> {
+    connector: C,
+    streams: Arc<Streams>,
+    ingress: Ingress,
+}
+
+impl<C: Connector> Carrier for Streaming<C> {
+    type Link = Halves<C::Reader, C::Writer>;
+
+    fn endpoint(&self) -> String {
+        self.connector.endpoint()
+    }
+
+    async fn connect(&self) -> Result<Self::Link, Lost> {
+        let mut halves = self.connector.connect().await?;
+        greet(&mut halves.0, &mut halves.1, &self.streams.limits).await?;
+        Ok(halves)
+    }
+
+    async fn carry(&mut self, mut halves: Self::Link, egress: &Egress) -> Result<(), Lost> {
+        carry(&mut halves, egress, &mut self.ingress, &self.streams).await
+    }
 }
 
 /// A connection to another node, by its own random address. Dropping the last handle ends it without
@@ -61,25 +101,34 @@ enum Status {
 }
 
 impl Connection {
-    /// Registers a connection and starts to connect; with `idle` it ends itself when nobody uses it.
+    /// Registers a connection over a stream and starts to connect; with `idle` it ends itself when nobody
+    /// uses it.
     pub(crate) fn start<C: Connector>(
         router: &Arc<Router>,
         streams: &Arc<Streams>,
         connector: C,
         idle: Option<Duration>,
     ) -> Result<Self, TransportError> {
-        let registration = Registration::new(router, None, streams.limits.send_bytes)?;
+        let registration = Registration::new(router, None, streams.limits.send_bytes, usize::MAX)?;
+        let egress = &registration.egress;
+        let ingress = Ingress::new(Arc::clone(router), egress.flow, egress.address.clone());
+        let carrier = Streaming { connector, streams: Arc::clone(streams), ingress };
+        Ok(Self::keep(router, registration, carrier, streams.limits.retry(), idle))
+    }
+
+    /// Starts to connect by `carrier`; with `idle` the connection ends itself when nobody uses it.
+    pub(crate) fn keep<C: Carrier>(
+        router: &Arc<Router>,
+        registration: Registration,
+        carrier: C,
+        retry: Retry,
+        idle: Option<Duration>,
+    ) -> Self {
         let egress = Arc::clone(&registration.egress);
         let (sender, status) = watch::channel(Status::Connecting);
-        let keeping = Keeping {
-            router: Arc::clone(router),
-            streams: Arc::clone(streams),
-            connector,
-            registration,
-            status: sender,
-        };
+        let keeping = Keeping { router: Arc::clone(router), carrier, registration, retry, status: sender };
         let task = tokio::spawn(keeping.run(idle));
-        Ok(Self { inner: Arc::new(Inner { egress, status, task: Mutex::new(Some(task)) }) })
+        Self { inner: Arc::new(Inner { egress, status, task: Mutex::new(Some(task)) }) }
     }
 
     /// A connection that somebody else serves; `None` for its task means that it needs none.
@@ -87,6 +136,13 @@ impl Connection {
     pub(crate) fn established(egress: Arc<Egress>) -> Self {
         let (_, status) = watch::channel(Status::Connected);
         Self { inner: Arc::new(Inner { egress, status, task: Mutex::new(None) }) }
+    }
+
+    /// A connection that `task` serves until its egress has drained.
+    #[cfg(feature = "queue")]
+    pub(crate) fn served(egress: Arc<Egress>, task: JoinHandle<()>) -> Self {
+        let (_, status) = watch::channel(Status::Connected);
+        Self { inner: Arc::new(Inner { egress, status, task: Mutex::new(Some(task)) }) }
     }
 
     /// The random address under which messages leave by it; the same across reconnects.
@@ -169,16 +225,16 @@ impl fmt::Debug for Connection {
 /// The state of the task that keeps a connection.
 struct Keeping<C> {
     router: Arc<Router>,
-    streams: Arc<Streams>,
-    connector: C,
+    carrier: C,
     registration: Registration,
+    retry: Retry,
     status: watch::Sender<Status>,
 }
 
-impl<C: Connector> Keeping<C> {
-    async fn run(self, idle: Option<Duration>) {
+impl<C: Carrier> Keeping<C> {
+    async fn run(mut self, idle: Option<Duration>) {
         let Some(idle) = idle else { return self.keep().await };
-        let egress = &self.registration.egress;
+        let egress = Arc::clone(&self.registration.egress);
         let unused = async {
             let mut quiet_parts = 0;
             while quiet_parts < IDLE_PARTS {
@@ -196,20 +252,17 @@ impl<C: Connector> Keeping<C> {
         }
     }
 
-    async fn keep(&self) {
-        let egress = &self.registration.egress;
-        let limits = &self.streams.limits;
-        let mut ingress = Ingress::new(Arc::clone(&self.router), egress.flow, egress.address.clone());
+    async fn keep(&mut self) {
+        let egress = Arc::clone(&self.registration.egress);
         loop {
-            let mut halves = self.connect().await;
+            let link = self.connect().await;
             egress.open(&self.router);
             self.status.send_replace(Status::Connected);
             let up = Instant::now();
-            let result = carry(&mut halves, egress, &mut ingress, &self.streams).await;
-            drop(halves);
+            let result = self.carrier.carry(link, &egress).await;
             if let Err(error) = result {
                 tracing::debug!(
-                    to = self.connector.endpoint(),
+                    to = self.carrier.endpoint(),
                     error = &error as &dyn std::error::Error,
                     "connection lost"
                 );
@@ -220,48 +273,42 @@ impl<C: Connector> Keeping<C> {
             egress.lost(&self.router);
             self.status.send_replace(Status::Connecting);
             // A peer that accepts and closes at once must not be called in a tight loop.
-            if up.elapsed() < limits.reconnect_first {
-                sleep(self.jitter(limits.reconnect_first)).await;
+            if up.elapsed() < self.retry.first {
+                sleep(self.jitter(self.retry.first)).await;
             }
         }
     }
 
     /// Tries until a peer answers; says so when the connect deadline passes meanwhile.
-    async fn connect(&self) -> Halves<C::Reader, C::Writer> {
-        let limits = &self.streams.limits;
+    async fn connect(&self) -> C::Link {
+        let Retry { connect, first, last } = self.retry;
         let failure = Mutex::new(None);
         let attempts = async {
-            let mut pause = limits.reconnect_first;
+            let mut pause = first;
             loop {
-                let error = match timeout(limits.connect, self.attempt()).await {
-                    Ok(Ok(halves)) => return halves,
+                let error = match timeout(connect, self.carrier.connect()).await {
+                    Ok(Ok(link)) => return link,
                     Ok(Err(Lost::Io(error))) => error,
                     Ok(Err(lost)) => io::Error::other(lost),
                     Err(_) => io::ErrorKind::TimedOut.into(),
                 };
-                tracing::debug!(to = self.connector.endpoint(), %error, "no connection yet");
+                tracing::debug!(to = self.carrier.endpoint(), %error, "no connection yet");
                 *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
                 sleep(self.jitter(pause)).await;
-                pause = (pause * 2).min(limits.reconnect_last);
+                pause = (pause * 2).min(last);
             }
         };
         let mut attempts = pin!(attempts);
         tokio::select! {
             biased;
-            halves = &mut attempts => return halves,
-            () = sleep_until(Instant::now() + limits.connect) => {}
+            link = &mut attempts => return link,
+            () = sleep_until(Instant::now() + connect) => {}
         }
         let source = failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let endpoint = self.connector.endpoint();
+        let endpoint = self.carrier.endpoint();
         self.status.send_replace(Status::Unreachable(TransportError::Unreachable { endpoint, source }));
         self.registration.egress.give_up(&self.router);
         attempts.await
-    }
-
-    async fn attempt(&self) -> Result<Halves<C::Reader, C::Writer>, Lost> {
-        let mut halves = self.connector.connect().await?;
-        greet(&mut halves.0, &mut halves.1, &self.streams.limits).await?;
-        Ok(halves)
     }
 
     /// Half to one and a half times `pause`, so that many peers do not come back at once.

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+#[cfg(any(feature = "tcp", feature = "udp"))]
+use std::{io, net::SocketAddr};
 
 use onward_routing::{Address, AddressRef, DialRule};
 use onward_workers::{Dialer, Router, Step};
@@ -39,6 +41,23 @@ impl fmt::Debug for Dialers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Dialers").field(&self.0.len()).finish()
     }
+}
+
+/// The addresses of an endpoint `kind:host:port`, if `rule` permits each of them.
+///
+/// # Errors
+/// The resolver's, and [`io::ErrorKind::PermissionDenied`].
+#[cfg(any(feature = "tcp", feature = "udp"))]
+pub(crate) async fn resolve(endpoint: &Address, rule: Option<&DialRule>) -> io::Result<Vec<SocketAddr>> {
+    let resolved: Vec<_> = tokio::net::lookup_host(endpoint.value()).await?.collect();
+    // All or none: a name with one forbidden address among others is an attempt to get in.
+    if let Some(rule) = rule
+        && let Some(forbidden) = resolved.iter().find(|address| !rule.permits(address.ip()))
+    {
+        tracing::warn!(%endpoint, address = %forbidden, "the dial rule does not permit this");
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(resolved)
 }
 
 /// The dialled connections of one transport.

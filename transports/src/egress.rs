@@ -21,6 +21,8 @@ use crate::error::TransportError;
 
 /// Payloads of more bytes than this are not copied into the buffer.
 pub(crate) const SHARED_MIN: usize = 16 * 1024;
+/// A grant may make a message this much longer than it was when it was looked at.
+const GRANT_GROWTH: usize = 37;
 
 /// The step under a connection's address.
 pub(crate) struct Egress {
@@ -28,6 +30,8 @@ pub(crate) struct Egress {
     pub(crate) flow: FlowId,
     room: Arc<Room>,
     payload_max: usize,
+    /// Bytes of the longest encoded message that can leave by it.
+    frame_max: usize,
     active: AtomicBool,
     losses: AtomicU64,
     state: Mutex<State>,
@@ -84,11 +88,13 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// Registers a fresh flow, child of `parent` if it was accepted there, with a fresh address.
+    /// Registers a fresh flow, child of `parent` if it was accepted there, with a fresh address. At most
+    /// `send_bytes` wait to be sent, in messages of at most `frame_max` encoded bytes.
     pub(crate) fn new(
         router: &Arc<Router>,
         parent: Option<FlowId>,
         send_bytes: usize,
+        frame_max: usize,
     ) -> Result<Self, TransportError> {
         let id = router.random();
         let flow = FlowId::new(router.random().to_be_bytes());
@@ -104,6 +110,7 @@ impl Registration {
             flow,
             room: Arc::new(Room::new(send_bytes)),
             payload_max: router.limits().payload_bytes,
+            frame_max,
             active: AtomicBool::new(true),
             losses: AtomicU64::new(0),
             state: Mutex::new(state),
@@ -141,7 +148,10 @@ impl Egress {
         }
         state.mode = Mode::Open;
         for mut held in std::mem::take(&mut state.held) {
-            match router.depart(&mut held.message, self.flow) {
+            let is_late = held.message.has_expired(|| router.now());
+            let departs =
+                if is_late { Err(ErrorCode::Expired) } else { router.depart(&mut held.message, self.flow) };
+            match departs {
                 Ok(()) => {
                     state.batch.put(&held.message, held.cost);
                 }
@@ -257,13 +267,13 @@ impl Egress {
         self.room.give_cost(cost);
     }
 
-    /// Frees the buffer if nothing is in it.
+    /// Frees the buffers in which nothing is.
     pub(crate) fn shrink(&self) {
         let mut state = self.state();
         if state.batch.is_empty() {
             state.batch = Batch::default();
-            state.held = Vec::new();
         }
+        state.held.shrink_to_fit();
     }
 }
 
@@ -302,8 +312,10 @@ impl Step for Egress {
         }
         let cost = self.room.cost(bytes);
         let mut state = self.state();
+        let is_too_big =
+            message.payload().len() > self.payload_max || bytes - LENGTH_HEAD > self.frame_max - GRANT_GROWTH;
         let refused = match state.mode {
-            Mode::Open | Mode::Waiting if message.payload().len() > self.payload_max => ErrorCode::TooBig,
+            Mode::Open | Mode::Waiting if is_too_big => ErrorCode::TooBig,
             Mode::Open => match router.depart(&mut message, self.flow) {
                 Ok(()) => {
                     state.batch.put(&message, cost);
@@ -342,6 +354,10 @@ impl FrameSink for Egress {
 
     fn losses(&self) -> u64 {
         self.losses.load(Ordering::Relaxed)
+    }
+
+    fn frame_max(&self) -> usize {
+        self.frame_max
     }
 
     fn append(&self, bytes: usize, write: &mut dyn FnMut(&mut Vec<u8>)) -> Result<(), Closed> {
@@ -402,6 +418,22 @@ impl Batch {
         self.bytes[start..start + LENGTH_HEAD].copy_from_slice(&(length as u32).to_be_bytes());
         self.cost += cost;
         true
+    }
+
+    /// The frames one by one, without their lengths, for a transport that has packets.
+    #[cfg(any(feature = "memory", feature = "queue"))]
+    pub(crate) fn frames(&self) -> Vec<Bytes> {
+        let mut bytes = Vec::with_capacity(self.cost);
+        for piece in self.pieces() {
+            bytes.extend_from_slice(&piece);
+        }
+        let mut rest = Bytes::from(bytes);
+        let mut frames = Vec::new();
+        while let Some(head) = rest.first_chunk::<LENGTH_HEAD>() {
+            let length = u32::from_be_bytes(*head) as usize;
+            frames.push(rest.split_to(LENGTH_HEAD + length).slice(LENGTH_HEAD..));
+        }
+        frames
     }
 
     /// Empties it, keeping its memory.

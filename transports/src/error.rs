@@ -33,6 +33,12 @@ pub enum TransportError {
         #[source]
         source: Option<Arc<io::Error>>,
     },
+    /// No queue of this name is mounted on the node.
+    #[error("no queue named `{0}` is mounted here")]
+    NoQueue(String),
+    /// A queue's name is 1 to 64 of `A-Z a-z 0-9 _ - .`.
+    #[error("`{0}` is no name for a queue: 1 to 64 of A-Z a-z 0-9 _ - .")]
+    QueueName(String),
     /// The connection is closed for good.
     #[error("the connection is closed")]
     Closed,

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use onward_routing::LENGTH_HEAD;
 
 use crate::limits::Streams;
@@ -19,8 +18,8 @@ pub(crate) const PREFACE: [u8; 8] = *b"ONWD\x01\x00\x00\x00";
 pub(crate) const KEEPALIVE: [u8; LENGTH_HEAD] = [0; LENGTH_HEAD];
 /// Size of the buffer of an idle connection.
 pub(crate) const BUFFER_MIN: usize = 4 * 1024;
-/// Size up to which a buffer grows for speed; beyond it only to complete one frame.
-const BUFFER_USUAL: usize = 64 * 1024;
+/// Size up to which a buffer grows for speed: what a sender queues at most. Beyond it only to complete one frame.
+const BUFFER_USUAL: usize = 256 * 1024;
 /// The least a buffer grows by.
 const GROW_MIN: usize = 4 * 1024;
 
@@ -71,28 +70,13 @@ impl Buffer {
         self.filled == self.bytes.len()
     }
 
-    /// Drops the first `count` bytes.
+    /// Drops the first `count` bytes, and memory that only a large frame was in need of.
     pub(crate) fn consume(&mut self, count: usize) {
         self.bytes.copy_within(count..self.filled, 0);
         self.filled -= count;
-    }
-
-    /// Gives up the memory with all that was received, to be shared; goes on with an empty buffer.
-    pub(crate) fn freeze(&mut self) -> Bytes {
-        self.streams.unfinished.give_cost(std::mem::take(&mut self.charged));
-        let mut received = Bytes::from(std::mem::replace(&mut self.bytes, vec![0; BUFFER_MIN]));
-        received.truncate(std::mem::take(&mut self.filled));
-        received
-    }
-
-    /// Puts the rest of a frozen buffer into the empty one.
-    pub(crate) async fn refill(&mut self, rest: &[u8]) {
-        // Where large frames came, more will: a small buffer would mean a system call for every 4 KiB.
-        if !self.grow_now(BUFFER_USUAL.max(rest.len())) && rest.len() > self.bytes.len() {
-            self.grow(rest.len()).await;
+        if self.bytes.len() > BUFFER_USUAL && self.filled <= BUFFER_USUAL {
+            self.cut(BUFFER_USUAL);
         }
-        self.bytes[..rest.len()].copy_from_slice(rest);
-        self.filled = rest.len();
     }
 
     /// Grows for speed if the last read filled the buffer and there is memory for it.
@@ -145,9 +129,16 @@ impl Buffer {
     /// Goes back to the size of an idle connection if nothing is in the buffer.
     pub(crate) fn shrink(&mut self) {
         if self.filled == 0 && self.bytes.len() > BUFFER_MIN {
-            self.bytes = vec![0; BUFFER_MIN];
-            self.streams.unfinished.give_cost(std::mem::take(&mut self.charged));
+            self.cut(BUFFER_MIN);
         }
+    }
+
+    /// Gives memory beyond `to` bytes back.
+    fn cut(&mut self, to: usize) {
+        self.bytes.truncate(to);
+        self.bytes.shrink_to_fit();
+        let kept = (to - BUFFER_MIN).min(self.charged);
+        self.streams.unfinished.give_cost(std::mem::replace(&mut self.charged, kept) - kept);
     }
 }
 
@@ -220,17 +211,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frozen_buffer_is_shared_and_gives_its_charge_back() {
-        let streams = streams(64 * 1024);
+    async fn memory_for_a_large_frame_goes_when_it_is_consumed() {
+        let streams = streams(1 << 20);
         let mut buffer = Buffer::new(Arc::clone(&streams));
-        buffer.grow_for_speed();
-        buffer.free()[..3].copy_from_slice(b"abc");
-        buffer.received(3);
-        let frozen = buffer.freeze();
-        assert_eq!((&frozen[..], buffer.filled()), (&b"abc"[..], &b""[..]));
-        buffer.refill(&frozen[1..]).await;
-        assert_eq!(buffer.filled(), b"bc");
+        let whole = 600_000;
+        while buffer.filled < whole {
+            buffer.make_room(Some(whole)).await;
+            let count = buffer.free().len().min(whole - buffer.filled);
+            receive(&mut buffer, count);
+        }
+        buffer.consume(whole - 3);
+        assert_eq!((buffer.filled(), buffer.bytes.len()), (&[1; 3][..], BUFFER_USUAL));
+        assert!(
+            streams.unfinished.try_take((1 << 20) - (BUFFER_USUAL - BUFFER_MIN)),
+            "what it no longer needs"
+        );
+        streams.unfinished.give((1 << 20) - (BUFFER_USUAL - BUFFER_MIN));
         drop(buffer);
-        assert!(streams.unfinished.try_take(64 * 1024), "all came back");
+        assert!(streams.unfinished.try_take(1 << 20), "all came back");
     }
 }

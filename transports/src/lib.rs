@@ -1,8 +1,9 @@
 //! Transports: how messages travel between adjacent nodes.
 //!
-//! [`TcpTransport`] and [`UnixTransport`] carry frames over byte streams, [`MemoryNetwork`] carries
-//! packets between routers of one process over links with seeded faults. What comes in goes to an
-//! ingress, what goes out is encoded by a step into a buffer that the connection writes.
+//! [`TcpTransport`] and [`UnixTransport`] carry frames over byte streams, [`UdpTransport`] messages in
+//! datagrams, [`MemoryNetwork`] packets between routers of one process over links with seeded faults.
+//! What comes in goes to an ingress, what goes out is encoded by a step into a buffer that the
+//! connection writes.
 //!
 //! A transport never looks into a payload, never decides who may reach whom, and authenticates
 //! nobody: that is the work of the channels that run through it.
@@ -30,17 +31,23 @@ pub mod queue;
 mod stream;
 #[cfg(feature = "tcp")]
 mod tcp;
+#[cfg(feature = "udp")]
+mod udp;
 #[cfg(feature = "unix")]
 mod unix;
 
 pub use connection::Connection;
 pub use dial::Dialers;
 pub use error::TransportError;
+#[cfg(feature = "udp")]
+pub use limits::DatagramLimits;
 pub use limits::{StreamLimits, Streams};
-pub use listener::Listener;
+pub use listener::BoundListener;
 #[cfg(feature = "memory")]
 pub use memory::MemoryNetwork;
 #[cfg(feature = "tcp")]
 pub use tcp::{TcpOptions, TcpTransport};
+#[cfg(feature = "udp")]
+pub use udp::{DatagramCounters, UdpTransport};
 #[cfg(feature = "unix")]
 pub use unix::{UnixOptions, UnixTransport};

@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, Id, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::egress::{Egress, Registration};
-use crate::limits::Streams;
+use crate::limits::{Streams, source};
 use crate::stream::{Halves, Lost, Reader, Writer, carry, greet};
 
 /// The first and the longest pause after a failed accept, such as when file descriptors run out.
@@ -48,14 +48,14 @@ pub(crate) struct Arrival<R, W> {
 ///
 /// Its flow is the parent of every connection's flow: what it exposes, they expose. Dropping it stops
 /// accepting and ends its connections without draining them.
-pub struct Listener {
+pub struct BoundListener {
     local: String,
     flow: FlowId,
     router: Arc<Router>,
     close: Mutex<Option<(oneshot::Sender<Instant>, JoinHandle<()>)>>,
 }
 
-impl Listener {
+impl BoundListener {
     pub(crate) fn start<A: Acceptor>(
         router: &Arc<Router>,
         streams: &Arc<Streams>,
@@ -63,18 +63,28 @@ impl Listener {
         local: String,
     ) -> Self {
         let flow = FlowId::new(router.random().to_be_bytes());
-        router.reach_mut().open_flow(flow, FlowKind::Transport, None);
-        let (close, closed) = oneshot::channel();
-        let accepting = Accepting {
+        let accepting = AcceptLoop {
             router: Arc::clone(router),
             streams: Arc::clone(streams),
             flow,
             tasks: JoinSet::new(),
             accepted: HashMap::new(),
-            per_ip: HashMap::new(),
+            per_source: HashMap::new(),
             half_open: VecDeque::new(),
         };
-        let task = tokio::spawn(accepting.run(acceptor, closed));
+        Self::serve(router, flow, local, |closed| accepting.run(acceptor, closed))
+    }
+
+    /// A listener with the fresh flow `flow`, served by a task until it is given a deadline to end by.
+    pub(crate) fn serve<F: Future<Output = ()> + Send + 'static>(
+        router: &Arc<Router>,
+        flow: FlowId,
+        local: String,
+        serve: impl FnOnce(oneshot::Receiver<Instant>) -> F,
+    ) -> Self {
+        router.reach_mut().open_flow(flow, FlowKind::Transport, None);
+        let (close, closed) = oneshot::channel();
+        let task = tokio::spawn(serve(closed));
         Self { local, flow, router: Arc::clone(router), close: Mutex::new(Some((close, task))) }
     }
 
@@ -102,7 +112,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for BoundListener {
     fn drop(&mut self) {
         let running = self.close.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((_, task)) = running {
@@ -112,9 +122,9 @@ impl Drop for Listener {
     }
 }
 
-impl fmt::Debug for Listener {
+impl fmt::Debug for BoundListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener")
+        f.debug_struct("BoundListener")
             .field("local", &self.local)
             .field("flow", &self.flow)
             .finish_non_exhaustive()
@@ -122,18 +132,19 @@ impl fmt::Debug for Listener {
 }
 
 /// The state of the accepting task.
-struct Accepting {
+struct AcceptLoop {
     router: Arc<Router>,
     streams: Arc<Streams>,
     flow: FlowId,
     tasks: JoinSet<()>,
+    /// With the [`source`] of each.
     accepted: HashMap<Id, (Arc<Egress>, Option<IpAddr>)>,
-    per_ip: HashMap<IpAddr, usize>,
+    per_source: HashMap<IpAddr, usize>,
     /// Connections in the order they came, until it is noticed that their preface has come or they ended.
     half_open: VecDeque<(Arc<Egress>, AbortHandle)>,
 }
 
-impl Accepting {
+impl AcceptLoop {
     async fn run<A: Acceptor>(mut self, acceptor: A, mut closed: oneshot::Receiver<Instant>) {
         let mut pause = ACCEPT_PAUSE.0;
         let deadline = loop {
@@ -168,23 +179,24 @@ impl Accepting {
 
     fn admit<R: Reader, W: Writer>(&mut self, arrival: Arrival<R, W>) {
         let Arrival { halves, from } = arrival;
+        let from = from.map(source);
         if let Some(ip) = from {
-            let count = self.per_ip.entry(ip).or_default();
+            let count = self.per_source.entry(ip).or_default();
             if *count >= self.streams.limits.connections_per_ip {
-                tracing::debug!(%ip, "too many connections from one address");
+                tracing::debug!(%ip, "too many connections from one source");
                 return;
             }
             *count += 1;
         }
-        let registration =
-            match Registration::new(&self.router, Some(self.flow), self.streams.limits.send_bytes) {
-                Ok(registration) => registration,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be registered");
-                    self.uncount(from);
-                    return;
-                }
-            };
+        let send_bytes = self.streams.limits.send_bytes;
+        let registration = match Registration::new(&self.router, Some(self.flow), send_bytes, usize::MAX) {
+            Ok(registration) => registration,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be registered");
+                self.uncount(from);
+                return;
+            }
+        };
         let egress = Arc::clone(&registration.egress);
         let task = serve(halves, Arc::clone(&self.router), registration, Arc::clone(&self.streams));
         let task = self.tasks.spawn(task);
@@ -216,11 +228,11 @@ impl Accepting {
 
     fn uncount(&mut self, from: Option<IpAddr>) {
         if let Some(ip) = from
-            && let Some(count) = self.per_ip.get_mut(&ip)
+            && let Some(count) = self.per_source.get_mut(&ip)
         {
             *count -= 1;
             if *count == 0 {
-                self.per_ip.remove(&ip);
+                self.per_source.remove(&ip);
             }
         }
     }

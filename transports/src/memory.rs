@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onward_routing::{Delivery, LENGTH_HEAD, Link, LinkFaults};
+use onward_routing::{Delivery, Link, LinkFaults};
 use onward_workers::{Ingress, Router};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -124,7 +124,7 @@ impl MemoryNetwork {
 
 impl State {
     fn add_end(&mut self, router: &Arc<Router>, faults: LinkFaults) -> Result<Connection, TransportError> {
-        let registration = Registration::new(router, None, StreamLimits::default().send_bytes)?;
+        let registration = Registration::new(router, None, StreamLimits::default().send_bytes, usize::MAX)?;
         let egress = Arc::clone(&registration.egress);
         egress.open(router);
         let ingress = Ingress::new(Arc::clone(router), egress.flow, egress.address.clone());
@@ -166,17 +166,10 @@ impl End {
     /// Takes the frames out of the egress and lets the link decide what becomes of each.
     fn send(&mut self, now: Duration) -> Vec<Delivery> {
         self.registration.egress.take(&mut self.batch);
-        let bytes: Vec<u8> = self.batch.pieces().iter().flat_map(|piece| piece.iter().copied()).collect();
+        let frames = self.batch.frames();
         self.batch.clear();
         self.registration.egress.written();
-        let mut deliveries = Vec::new();
-        let mut rest = &bytes[..];
-        while let Some((head, behind)) = rest.split_first_chunk::<LENGTH_HEAD>() {
-            let (packet, behind) = behind.split_at(u32::from_be_bytes(*head) as usize);
-            deliveries.extend(self.link.send(now, packet));
-            rest = behind;
-        }
-        deliveries
+        frames.iter().flat_map(|frame| self.link.send(now, frame)).collect()
     }
 }
 

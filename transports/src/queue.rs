@@ -16,15 +16,21 @@ mod dead;
 mod delivery;
 mod embedded;
 mod error;
+mod inbox;
 mod message;
+mod outbox;
+mod post;
 mod subject;
+mod transport;
 
 pub use dead::{DeadLetter, Reason};
 pub use delivery::{Delivery, Settle, Subscription, Verdict};
 pub use embedded::{DeadRow, EmbeddedQueue, Folder, MailboxRow, Medium, Opening, QueueLimits};
 pub use error::QueueError;
 pub use message::{Mid, QueueKind, QueueMessage};
+pub use post::PostLimits;
 pub use subject::{Lane, Mailbox, Subject, SubjectError};
+pub use transport::{QueueTransport, random_mailbox};
 
 use core::fmt;
 use core::future::Future;

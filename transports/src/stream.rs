@@ -55,6 +55,9 @@ pub(crate) enum Lost {
     TooBig,
     #[error("the stream ended within a frame")]
     Truncated,
+    #[cfg(feature = "udp")]
+    #[error("the peer does not answer")]
+    Silent,
     #[error("a frame is no message")]
     Decode(#[source] DecodeError),
     #[error("the stream failed")]
@@ -167,10 +170,8 @@ async fn deliver(
     frame_max: usize,
 ) -> Result<Option<usize>, Lost> {
     let mut at = 0;
-    // Once a large frame is whole, the buffer becomes shared memory that large payloads keep.
-    let mut shared: Option<Bytes> = None;
     let rest = loop {
-        let bytes = &shared.as_deref().unwrap_or_else(|| buffer.filled())[at..];
+        let bytes = &buffer.filled()[at..];
         let length = match frame_length(bytes, frame_max)? {
             Some(length) if bytes.len() >= LENGTH_HEAD + length => length,
             rest => break rest,
@@ -181,11 +182,12 @@ async fn deliver(
             continue;
         }
         egress.touch();
+        let frame = &buffer.filled()[start..end];
         let accepted = if length > SHARED_MIN {
-            let memory = shared.get_or_insert_with(|| buffer.freeze());
-            ingress.accept_shared(&memory.slice(start..end))
+            // One copy into memory of its own, which the payload keeps and a record is opened in.
+            ingress.accept_shared(&Bytes::copy_from_slice(frame))
         } else {
-            ingress.accept(&shared.as_deref().unwrap_or_else(|| buffer.filled())[start..end])
+            ingress.accept(frame)
         };
         match accepted {
             Ok(None) => {}
@@ -196,10 +198,7 @@ async fn deliver(
             Err(error) => tracing::debug!(connection = %egress.address, %error, "a message was dropped"),
         }
     };
-    match shared {
-        Some(memory) => buffer.refill(&memory[at..]).await,
-        None => buffer.consume(at),
-    }
+    buffer.consume(at);
     Ok(rest)
 }
 
@@ -287,7 +286,7 @@ mod tests {
 
     fn serve() -> Served {
         let router = Router::new(Limits::default()).unwrap();
-        let registration = Registration::new(&router, None, 256 * 1024).unwrap();
+        let registration = Registration::new(&router, None, 256 * 1024, usize::MAX).unwrap();
         let flow = registration.egress.flow;
         let (own, peer) = tokio::io::duplex(64 * 1024);
         let served = Arc::clone(&router);

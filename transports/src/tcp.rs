@@ -12,13 +12,13 @@ use onward_routing::{Address, AddressRef, DialRule, Kind};
 use onward_workers::{Dialer, Router, Step};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::connection::{Connection, Connector};
-use crate::dial::Dialled;
+use crate::dial::{Dialled, resolve};
 use crate::error::TransportError;
 use crate::limits::Streams;
-use crate::listener::{Acceptor, Arrival, Listener};
+use crate::listener::{Acceptor, Arrival, BoundListener};
 use crate::stream::Halves;
 
 /// Options of TCP sockets.
@@ -66,13 +66,13 @@ impl TcpTransport {
     ///
     /// # Errors
     /// [`TransportError::Listen`].
-    pub fn listen(&self, router: &Arc<Router>, at: SocketAddr) -> Result<Listener, TransportError> {
+    pub fn listen(&self, router: &Arc<Router>, at: SocketAddr) -> Result<BoundListener, TransportError> {
         let bound = self
             .bind(at)
             .map_err(|source| TransportError::Listen { at: at.to_string(), source: Arc::new(source) })?;
         let (listener, local) = bound;
         let acceptor = TcpAcceptor { listener, options: self.options.clone() };
-        Ok(Listener::start(router, &self.streams, acceptor, local.to_string()))
+        Ok(BoundListener::start(router, &self.streams, acceptor, local.to_string()))
     }
 
     fn bind(&self, at: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
@@ -168,7 +168,7 @@ impl Acceptor for TcpAcceptor {
 
     async fn accept(&self) -> io::Result<Arrival<OwnedReadHalf, OwnedWriteHalf>> {
         let (stream, peer) = self.listener.accept().await?;
-        Ok(Arrival { halves: self.options.halves(stream)?, from: Some(peer.ip().to_canonical()) })
+        Ok(Arrival { halves: self.options.halves(stream)?, from: Some(peer.ip()) })
     }
 }
 
@@ -188,16 +188,8 @@ impl Connector for TcpConnector {
     }
 
     async fn connect(&self) -> io::Result<Halves<OwnedReadHalf, OwnedWriteHalf>> {
-        let resolved: Vec<_> = lookup_host(self.endpoint.value()).await?.collect();
-        // All or none: a name with one forbidden address among others is an attempt to get in.
-        if let Some(rule) = &self.rule
-            && let Some(forbidden) = resolved.iter().find(|address| !rule.permits(address.ip()))
-        {
-            tracing::warn!(endpoint = %self.endpoint, address = %forbidden, "the dial rule does not permit this");
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for address in resolved {
+        for address in resolve(&self.endpoint, self.rule.as_ref()).await? {
             match self.options.socket(address)?.connect(address).await {
                 Ok(stream) => return self.options.halves(stream),
                 Err(error) => last = error,

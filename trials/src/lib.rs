@@ -1,4 +1,5 @@
-//! What tests need to claim a figure and to prove it: [`Row`], [`size`], [`Ledger`], [`Process`], [`Difference`].
+//! What tests need to claim a figure and to prove it: [`Row`], [`size`], [`Ledger`], [`Process`], [`Difference`],
+//! and a network that is as bad as they say, [`UdpPath`].
 //!
 //! Only tests depend on this crate. It knows nothing of the product: a number here means what the test
 //! that counted it says. Nothing here waits or retries, and a figure that is not met always fails.
@@ -7,12 +8,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod difference;
 mod ledger;
+mod path;
 mod process;
 mod row;
 mod sample;
 
 pub use difference::Difference;
 pub use ledger::{Entry, Event, Id, Ledger, Verdict};
+pub use path::{PathFaults, UdpPath};
 pub use process::Process;
 pub use row::Row;
 pub use sample::Sample;

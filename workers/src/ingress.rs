@@ -1,10 +1,10 @@
 //! Where messages from outside come in: one per connection or channel.
 //!
 //! An ingress marks what it takes in with its flow and writes its own address in front of the return
-//! route, so that a reply can only go back the way the request came. Its reader never waits for a
-//! mailbox: messages for a full target wait in a lane of their own while other routes go on. A lane
-//! that stays full makes its target *slow*, and a slow target's messages are refused as overloaded
-//! until half of the lane has drained.
+//! route, so that a reply can only go back the way the request came. Messages for a full target wait in
+//! a lane of their own while other routes go on. Only for a lane that is full too the reader pauses,
+//! which stops all routes of its connection, so never for long: then the target is *slow*, and its
+//! messages are refused as overloaded until half of the lane has drained.
 //!
 //! Specification: docs/protocol.md §1.2 (invariant R1), §1.3 *Limits*.
 
@@ -37,8 +37,8 @@ pub struct Ingress {
     recent: Recent,
 }
 
-/// A message whose lane is full; the reader pauses with [`Ingress::pause`].
-#[must_use = "the message is lost unless the ingress is paused"]
+/// A message whose lane is full; the reader pauses with [`Ingress::pause`] or says so with [`Ingress::refuse`].
+#[must_use = "the message is lost unless the ingress is paused or refuses it"]
 pub struct Blocked(Box<Pending>);
 
 struct Lane {
@@ -153,6 +153,11 @@ impl Ingress {
         None
     }
 
+    /// Refuses a blocked message as overloaded, for a reader that has many peers and pauses for none.
+    pub fn refuse(&self, blocked: Blocked) {
+        self.router.report(blocked.0.message, ErrorCode::Overloaded);
+    }
+
     /// Waits for the lane of a blocked message, at most 50 ms for a worker and 5 s for an egress in a second; if
     /// that does not help, the target is slow from now on and the message is refused as overloaded.
     ///
@@ -183,6 +188,24 @@ impl Ingress {
                 lane.state().slow = true;
                 break;
             }
+        }
+        self.router.report(blocked.message, ErrorCode::Overloaded);
+    }
+
+    /// Waits for the lane of a blocked message for as long as it takes: for a source that keeps what it has not
+    /// been asked for, as a queue does.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the blocked message is lost.
+    pub async fn hold(&mut self, blocked: Blocked) {
+        let mut blocked = *blocked.0;
+        while let Some(lane) = self.lanes.get(&blocked.target.key()).cloned() {
+            let drained = lane.drained.notified();
+            match self.queue(blocked) {
+                None => return,
+                Some(again) => blocked = *again.0,
+            }
+            drained.await;
         }
         self.router.report(blocked.message, ErrorCode::Overloaded);
     }

@@ -209,6 +209,10 @@ impl Mailbox {
         left
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state().ended.is_some()
+    }
+
     /// Waits until the mailbox has ended, and says why.
     pub(crate) async fn ended(&self) -> EndReason {
         loop {

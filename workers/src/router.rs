@@ -97,6 +97,9 @@ pub trait FrameSink: Send + Sync {
     /// How often the connection under it was lost; each time with what was under way.
     fn losses(&self) -> u64;
 
+    /// Bytes of the longest encoded message that it carries, the length in front not counted.
+    fn frame_max(&self) -> usize;
+
     /// Appends one frame for which room for `bytes` was taken: `write` appends exactly one encoded
     /// message to the buffer it is given, without the length in front. With 0 bytes, the frame is part
     /// of what an earlier one took room for.
@@ -519,6 +522,11 @@ impl Router {
     ) -> Walk {
         let (mut message, mut known) = (message, known);
         for _ in 0..=HOPS_MAX {
+            // Each time: a channel's record makes way for the message in it.
+            message.arrive(|| self.now());
+            if message.has_expired(|| self.now()) {
+                return Walk::Refused(ErrorCode::Expired, message);
+            }
             let target = match known.take() {
                 Some(target) => target,
                 None => {

@@ -53,10 +53,10 @@ impl WorkerHandle {
         self.task.abort();
     }
 
-    /// Whether the worker has ended.
+    /// Whether the worker has ended: from when [`WorkerHandle::ended`] is ready.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.task.is_finished()
+        self.mailbox.has_ended()
     }
 
     /// Waits until the worker has ended, and says why.
@@ -214,6 +214,10 @@ async fn handle<W: Worker>(
     context: &mut Context,
     message: Message,
 ) -> Result<Option<Message>, String> {
+    if message.has_expired(|| context.router.now()) {
+        context.router.report(message, ErrorCode::Expired);
+        return Ok(None);
+    }
     let request = match decode::<W::Request>(&message) {
         Ok(request) => request,
         Err(error) => {

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use onward_routing::{Address, ErrorCode, Message, Route, RouteRef};
+use onward_routing::{Address, ErrorCode, ErrorReport, Message, Route, RouteRef};
 use onward_workers::{
-    AskError, Context, Echo, EndReason, Ended, Failure, FnWorker, Hop, Limits, NoReply, Raw, Relay, Restart,
-    Router, SendError, Serde, Strategy, Supervisor, Worker, start,
+    AskError, Charge, Context, Echo, EndReason, Ended, Failure, FnWorker, Hop, Limits, Next, NoReply, Raw,
+    Relay, Restart, Router, SendError, Serde, Step, Strategy, Supervisor, Worker, start,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -53,6 +53,17 @@ async fn a_request_passes_hops_and_a_relay_and_its_answer_comes_back() {
     for text in ["double", "h1 => h2 => double", "h1 => relay"] {
         let answer: u64 = router.ask(&route(text), &21u64, WITHIN).await.unwrap();
         assert_eq!(answer, 42, "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_end_was_waited_for_has_ended() {
+    let router = router();
+    for _ in 0..1_000 {
+        let worker = start(&router, &address("w"), Echo).unwrap();
+        assert!(!worker.has_ended());
+        assert_eq!(worker.stop().await, EndReason::Stopped);
+        assert!(worker.has_ended());
     }
 }
 
@@ -509,4 +520,57 @@ async fn an_ask_keeps_its_deadline_also_while_it_waits_for_room() {
     let within = Duration::from_millis(50);
     assert!(router.ask::<_, u64>(&slow, &1u64, within).await.is_err());
     assert!(began.elapsed() < Duration::from_secs(4));
+}
+
+/// Keeps the codes of the reports that reach it.
+struct Reports(mpsc::UnboundedSender<ErrorCode>);
+
+impl Step for Reports {
+    fn step(&self, _: &Arc<Router>, message: Message, _: Option<Charge>) -> Next {
+        assert!(message.is_report());
+        let _ = self.0.send(ErrorReport::decode(message.payload()).unwrap().code);
+        Next::Done(None)
+    }
+}
+
+#[tokio::test]
+async fn what_waited_longer_than_its_time_to_live_is_not_handled_and_its_sender_is_told() {
+    let router = router();
+    let (reports, mut reported) = mpsc::unbounded_channel();
+    router.add_step(&address("me"), Arc::new(Reports(reports))).unwrap();
+    let (handled, mut seen) = mpsc::unbounded_channel();
+    let (busy, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let worker = (Arc::clone(&busy), Arc::clone(&go_on));
+    serve(&router, "w", move |n: u64| {
+        let (handled, (busy, go_on)) = (handled.clone(), worker.clone());
+        async move {
+            let _ = handled.send(n);
+            if n == 0 {
+                busy.notify_one();
+                go_on.notified().await;
+            }
+            Ok(NoReply)
+        }
+    });
+    let send = async |n: u64, ttl_ms: Option<u32>| {
+        let payload = minicbor::to_vec(n).unwrap();
+        let mut message = Message::new(route("w").as_ref(), route("me").as_ref(), &payload);
+        if let Some(ttl_ms) = ttl_ms {
+            message.set_ttl_ms(ttl_ms);
+        }
+        router.send(message).await
+    };
+    let refused = send(1, Some(0)).await.unwrap_err();
+    assert!(matches!(refused, SendError::Refused { code: ErrorCode::Expired, .. }), "{refused:?}");
+    send(0, None).await.unwrap();
+    busy.notified().await;
+    send(2, Some(1)).await.unwrap();
+    send(3, Some(3_600_000)).await.unwrap();
+    send(4, None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    go_on.notify_one();
+    assert_eq!(tokio::time::timeout(WITHIN, reported.recv()).await.unwrap(), Some(ErrorCode::Expired));
+    for expected in [0, 3, 4] {
+        assert_eq!(tokio::time::timeout(WITHIN, seen.recv()).await.unwrap(), Some(expected));
+    }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: format, lints, dependencies, and then `cargo xtask test`.
+//! `cargo xtask ci`: format, lints, documentation, dependencies, and then `cargo xtask test`.
 //!
 //! Runs on whatever toolchain calls it; `.ci/run` brings the tools that a bare machine lacks.
 
@@ -17,6 +17,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let checks = [
         "fmt --all --check",
         "fmt --manifest-path fuzz/Cargo.toml --check",
+        "fmt --manifest-path benches/peers/Cargo.toml --check",
         "clippy --workspace --all-targets --locked -- -D warnings",
         // The smallest build: pure Rust, one transport and channels.
         "clippy -p onward --no-default-features --features tcp,channels --locked -- -D warnings",
@@ -24,6 +25,8 @@ pub(crate) fn run() -> Result<ExitCode> {
     for check in checks {
         run::succeed(&mut run::cargo(check))?;
     }
+    // What the documentation refers to must be there.
+    run::succeed(run::cargo("doc --no-deps --workspace --locked").env("RUSTDOCFLAGS", "-D warnings"))?;
     dependencies()?;
     run::finish(&mut run::cargo("xtask test"))
 }

@@ -42,7 +42,7 @@ enum Task {
     Chaos(chaos::Arguments),
     /// Fuzz each target, or the one named: `fuzz 60s`, `fuzz 10m f1_stream`, `fuzz --runs 100000`.
     Fuzz(fuzz::Arguments),
-    /// Check the format, the lints and the dependencies, then run every test.
+    /// Check the format, the lints, the documentation and the dependencies, then run every test.
     Ci,
 }
 

@@ -69,6 +69,10 @@ pub(crate) const TARGETS: &[Target] = &[
     target("tcp.oneway.1024", "msg/s", Peer("ockam"), AtLeast(5.0)),
     target("tcp.oneway.32768", "msg/s", Peer("ockam"), AtLeast(1.0)),
     target("tcp.ask.64", "us p50", Peer("raw"), AtMost(1.5)),
+    // Over UDP, beside a socket that sends and reads datagrams of the same size in batches, and nothing else.
+    with(2, target("udp.oneway.64", "msg/s", Own("udp.raw.oneway.64"), AtLeast(0.8))),
+    with(2, target("udp.oneway.1024", "msg/s", Own("udp.raw.oneway.1024"), AtLeast(0.8))),
+    with(1, target("udp.channel.ask.64", "us p50", Own("udp.raw.ask.64"), AtMost(2.0))),
     // Through a secure channel over TCP.
     target("channel.oneway.64", "msg/s", Peer("ockam"), AtLeast(12.0)),
     target("channel.oneway.1024", "msg/s", Peer("ockam"), AtLeast(9.0)),

@@ -45,11 +45,7 @@ pub mod ractor {
             actors.push(Actor::spawn(None, Worker(Arc::default()), ()).await?.0);
         }
         let (_, after) = heap::held()?;
-        Ok(vec![Series::new(
-            "memory.worker",
-            unit,
-            vec![(after - before) / actors.len() as f64],
-        )])
+        Ok(vec![Series::new("memory.worker", unit, vec![(after - before) / actors.len() as f64])])
     }
 
     struct Worker(Arc<Tally>);
@@ -136,11 +132,7 @@ pub mod kameo {
             actors.push(actor);
         }
         let (_, after) = heap::held()?;
-        Ok(vec![Series::new(
-            "memory.worker",
-            unit,
-            vec![(after - before) / actors.len() as f64],
-        )])
+        Ok(vec![Series::new("memory.worker", unit, vec![(after - before) / actors.len() as f64])])
     }
 
     #[derive(Actor)]

@@ -28,9 +28,7 @@ pub fn held() -> anyhow::Result<(&'static str, f64)> {
     }
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line
-        .and_then(|line| line.split_whitespace().next())
-        .context("no VmRSS in status")?;
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS in status")?;
     Ok(("B rss", kibibytes.parse::<f64>()? * 1024.0))
 }
 

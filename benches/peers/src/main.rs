@@ -73,10 +73,7 @@ const GROUPS: &[(&str, Sampling, &[&str])] = &[
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    ensure!(
-        arguments.seconds.is_finite() && arguments.seconds > 0.0,
-        "--seconds must be more than 0"
-    );
+    ensure!(arguments.seconds.is_finite() && arguments.seconds > 0.0, "--seconds must be more than 0");
     match &arguments.peer {
         Some(peer) => measure_here(&arguments, peer),
         None => measure_in_children(&arguments),
@@ -86,17 +83,12 @@ fn main() -> anyhow::Result<()> {
 /// Starts the children of every selected group and prints their medians.
 fn measure_in_children(arguments: &Arguments) -> anyhow::Result<()> {
     for wanted in &arguments.groups {
-        let known = GROUPS
-            .iter()
-            .any(|(group, ..)| group.starts_with(wanted.as_str()));
+        let known = GROUPS.iter().any(|(group, ..)| group.starts_with(wanted.as_str()));
         ensure!(known, "no group begins with {wanted:?}");
     }
     let selected = |group: &str| {
         arguments.groups.is_empty()
-            || arguments
-                .groups
-                .iter()
-                .any(|wanted| group.starts_with(wanted.as_str()))
+            || arguments.groups.iter().any(|wanted| group.starts_with(wanted.as_str()))
     };
     for &(group, sampling, peers) in GROUPS.iter().filter(|(group, ..)| selected(group)) {
         let workers = match (arguments.workers, group) {
@@ -146,25 +138,16 @@ fn child(
         command.arg("--count-alloc");
     }
     let output = command.stderr(Stdio::inherit()).output()?;
-    ensure!(
-        output.status.success(),
-        "{group} with {peer}: {}",
-        output.status
-    );
+    ensure!(output.status.success(), "{group} with {peer}: {}", output.status);
     let printed = String::from_utf8(output.stdout)?;
     let series = printed.lines().map(serde_json::from_str);
-    series
-        .collect::<Result<_, _>>()
-        .with_context(|| format!("{group} with {peer} printed {printed:?}"))
+    series.collect::<Result<_, _>>().with_context(|| format!("{group} with {peer} printed {printed:?}"))
 }
 
 /// Adds the samples of `more` to the series of the same figure and unit.
 fn merge(all: &mut Vec<Series>, more: Vec<Series>) {
     for new in more {
-        match all
-            .iter_mut()
-            .find(|old| old.figure == new.figure && old.unit == new.unit)
-        {
+        match all.iter_mut().find(|old| old.figure == new.figure && old.unit == new.unit) {
             Some(old) => old.samples.extend(new.samples),
             None => all.push(new),
         }
@@ -185,27 +168,14 @@ struct Line<'a> {
 }
 
 fn line(series: Series, peer: &str, workers: u8) -> anyhow::Result<String> {
-    let Series {
-        figure,
-        unit,
-        mut samples,
-    } = series;
+    let Series { figure, unit, mut samples } = series;
     samples.sort_by(f64::total_cmp);
     let n = samples.len();
     let (Some(&min), Some(&max)) = (samples.first(), samples.last()) else {
         bail!("{figure} of {peer} has no samples");
     };
     let median = (samples[(n - 1) / 2] + samples[n / 2]) / 2.0;
-    Ok(serde_json::to_string(&Line {
-        figure,
-        peer,
-        unit,
-        median,
-        min,
-        max,
-        n,
-        workers,
-    })?)
+    Ok(serde_json::to_string(&Line { figure, peer, unit, median, min, max, n, workers })?)
 }
 
 /// What a child does: measures one group of one peer and prints the samples.
@@ -216,17 +186,9 @@ fn measure_here(arguments: &Arguments, peer: &str) -> anyhow::Result<()> {
     let [group] = arguments.groups.as_slice() else {
         bail!("--peer needs one group");
     };
-    let plan = Plan {
-        runs: arguments.runs.into(),
-        run: Duration::from_secs_f64(arguments.seconds),
-    };
+    let plan = Plan { runs: arguments.runs.into(), run: Duration::from_secs_f64(arguments.seconds) };
     let workers = arguments.workers.unwrap_or(2).into();
-    let runtime = Arc::new(
-        Builder::new_multi_thread()
-            .worker_threads(workers)
-            .enable_all()
-            .build()?,
-    );
+    let runtime = Arc::new(Builder::new_multi_thread().worker_threads(workers).enable_all().build()?);
     // Spawned, because the thread that blocks here is not one of the runtime's workers.
     let work = measure_peer(group.clone(), peer.to_owned(), Arc::clone(&runtime), plan);
     let series = runtime.block_on(runtime.spawn(work))??;

@@ -37,19 +37,11 @@ pub struct Series {
 impl Series {
     pub fn new(figure: impl Into<String>, unit: &str, samples: Vec<f64>) -> Self {
         let (figure, unit) = (figure.into(), unit.to_owned());
-        Self {
-            figure,
-            unit,
-            samples,
-        }
+        Self { figure, unit, samples }
     }
 
     /// The samples without the first, which was the warm-up.
-    pub fn timed(
-        figure: impl Into<String>,
-        unit: &str,
-        samples: impl IntoIterator<Item = f64>,
-    ) -> Self {
+    pub fn timed(figure: impl Into<String>, unit: &str, samples: impl IntoIterator<Item = f64>) -> Self {
         Self::new(figure, unit, samples.into_iter().skip(1).collect())
     }
 }
@@ -152,12 +144,7 @@ pub struct Laps {
 impl Laps {
     pub fn start(plan: Plan) -> Self {
         // Room for every lap of a second of the fastest peer, so that a run does not reallocate.
-        Self {
-            nanoseconds: Vec::with_capacity(4 << 20),
-            started: Instant::now(),
-            lap: None,
-            run: plan.run,
-        }
+        Self { nanoseconds: Vec::with_capacity(4 << 20), started: Instant::now(), lap: None, run: plan.run }
     }
 
     /// Ends the lap under way, if any, and says whether to ask again.
@@ -174,10 +161,7 @@ impl Laps {
         let rate = self.nanoseconds.len() as f64 / self.started.elapsed().as_secs_f64();
         let middle = self.nanoseconds.len() / 2;
         let (_, p50, _) = self.nanoseconds.select_nth_unstable(middle);
-        Lapped {
-            p50: *p50 as f64 / 1e3,
-            rate,
-        }
+        Lapped { p50: *p50 as f64 / 1e3, rate }
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ::ockam::flow_control::FlowControlId;
 use ::ockam::identity::models::Identifier;
 use ::ockam::identity::{
-    SecureChannel, SecureChannelListenerOptions, SecureChannelOptions, SecureChannels,
-    TrustIdentifierPolicy, secure_channels,
+    SecureChannel, SecureChannelListenerOptions, SecureChannelOptions, SecureChannels, TrustIdentifierPolicy,
+    secure_channels,
 };
 use ::ockam::tcp::{TcpConnection, TcpConnectionOptions, TcpListenerOptions, TcpTransport};
 use ::ockam::{Any, Context, Executor, NodeBuilder, Result, Route, Routed, Worker, route};
@@ -52,10 +52,7 @@ pub async fn channel(runtime: &Arc<Runtime>, plan: Plan) -> anyhow::Result<Vec<S
 }
 
 /// `channel.hop.oneway.*`: a secure channel through a hop node over two TCP connections.
-pub async fn channel_through_hop(
-    runtime: &Arc<Runtime>,
-    plan: Plan,
-) -> anyhow::Result<Vec<Series>> {
+pub async fn channel_through_hop(runtime: &Arc<Runtime>, plan: Plan) -> anyhow::Result<Vec<Series>> {
     let path = ChannelEnds::start_around_hop(runtime).await?.path().await?;
     Ok(one_way("channel.hop", &CHANNEL_SIZES, &path, plan).await?)
 }
@@ -68,10 +65,7 @@ pub async fn channel_ask(runtime: &Arc<Runtime>, plan: Plan) -> anyhow::Result<V
 
 /// `channel.idle1000.1024`: one busy channel beside 1,000 idle ones on its connection, as a rate
 /// and as a share of the median rate of the same channel alone.
-pub async fn beside_idle_channels(
-    runtime: &Arc<Runtime>,
-    plan: Plan,
-) -> anyhow::Result<Vec<Series>> {
+pub async fn beside_idle_channels(runtime: &Arc<Runtime>, plan: Plan) -> anyhow::Result<Vec<Series>> {
     const FIGURE: &str = "channel.idle1000.1024";
     let ends = ChannelEnds::start(runtime).await?;
     let path = ends.path().await?;
@@ -84,11 +78,7 @@ pub async fn beside_idle_channels(
     let beside = floods(&path, 1024, plan).await?;
     Ok(vec![
         Series::timed(FIGURE, "msg/s", beside.iter().map(|flood| flood.rate)),
-        Series::timed(
-            FIGURE,
-            "x alone",
-            beside.iter().map(|flood| flood.rate / alone),
-        ),
+        Series::timed(FIGURE, "x alone", beside.iter().map(|flood| flood.rate / alone)),
     ])
 }
 
@@ -108,10 +98,7 @@ pub async fn handshakes(runtime: &Arc<Runtime>, plan: Plan) -> anyhow::Result<Ve
             async move {
                 // Left open, the channels would slow each other down; see `beside_idle_channels`.
                 let channel = ends.connect().await?;
-                Ok(ends
-                    .initiator
-                    .context
-                    .stop_address(channel.encryptor_address())?)
+                Ok(ends.initiator.context.stop_address(channel.encryptor_address())?)
             }
         };
         rates.push(concurrently(plan, HANDSHAKES, once).await?);
@@ -125,16 +112,11 @@ pub async fn worker_memory(runtime: &Arc<Runtime>) -> anyhow::Result<Vec<Series>
     let started = Arc::new(Tally::default());
     let (unit, before) = heap::held()?;
     for _ in 0..IDLE_WORKERS {
-        node.context
-            .start_worker(::ockam::Address::random_local(), Idle(Arc::clone(&started)))?;
+        node.context.start_worker(::ockam::Address::random_local(), Idle(Arc::clone(&started)))?;
     }
     started.reach(IDLE_WORKERS).await;
     let (_, after) = heap::held()?;
-    Ok(vec![Series::new(
-        "memory.worker",
-        unit,
-        vec![(after - before) / IDLE_WORKERS as f64],
-    )])
+    Ok(vec![Series::new("memory.worker", unit, vec![(after - before) / IDLE_WORKERS as f64])])
 }
 
 /// `memory.channel`: what one idle secure channel holds, both ends together.
@@ -147,33 +129,19 @@ pub async fn channel_memory(runtime: &Arc<Runtime>) -> anyhow::Result<Vec<Series
         ends.connect().await?;
     }
     let (_, after) = heap::held()?;
-    Ok(vec![Series::new(
-        "memory.channel",
-        unit,
-        vec![(after - before) / IDLE_CHANNELS as f64],
-    )])
+    Ok(vec![Series::new("memory.channel", unit, vec![(after - before) / IDLE_CHANNELS as f64])])
 }
 
 /// `alloc.*.64`: heap allocations of both ends, and of the hop node, per one-way message.
 pub async fn allocations(runtime: &Arc<Runtime>, plan: Plan) -> anyhow::Result<Vec<Series>> {
     let mut series = Vec::new();
     for (figure, path) in [
-        (
-            "alloc.local.64",
-            Path::local(Node::start(runtime)?, route![]),
-        ),
+        ("alloc.local.64", Path::local(Node::start(runtime)?, route![])),
         ("alloc.tcp.64", Path::tcp(runtime).await?),
-        (
-            "alloc.channel-hop.64",
-            ChannelEnds::start_around_hop(runtime).await?.path().await?,
-        ),
+        ("alloc.channel-hop.64", ChannelEnds::start_around_hop(runtime).await?.path().await?),
     ] {
         let floods = floods(&path, 64, plan).await?;
-        series.push(Series::timed(
-            figure,
-            "allocations/msg",
-            floods.iter().map(|flood| flood.allocations),
-        ));
+        series.push(Series::timed(figure, "allocations/msg", floods.iter().map(|flood| flood.allocations)));
     }
     Ok(series)
 }
@@ -184,11 +152,7 @@ async fn one_way(prefix: &str, sizes: &[usize], path: &Path, plan: Plan) -> Resu
     for &size in sizes {
         let figure = format!("{prefix}.oneway.{size}");
         let floods = floods(path, size, plan).await?;
-        series.push(Series::timed(
-            &figure,
-            "msg/s",
-            floods.iter().map(|flood| flood.rate),
-        ));
+        series.push(Series::timed(&figure, "msg/s", floods.iter().map(|flood| flood.rate)));
         if prefix.starts_with("channel") {
             let megabytes = floods.iter().map(|flood| flood.rate * size as f64 / 1e6);
             series.push(Series::timed(&figure, "MB/s", megabytes));
@@ -204,10 +168,7 @@ async fn floods(path: &Path, size: usize, plan: Plan) -> Result<Vec<Flooded>> {
     for _ in plan.all_runs() {
         let mut flood = Flood::start(plan, &tally);
         while flood.next() {
-            path.initiator
-                .context
-                .send(route.clone(), payload(size))
-                .await?;
+            path.initiator.context.send(route.clone(), payload(size)).await?;
         }
         floods.push(flood.finish().await);
     }
@@ -220,11 +181,8 @@ async fn ask(figure: &str, path: &Path, plan: Plan) -> Result<Vec<Series>> {
     for _ in plan.all_runs() {
         let mut laps = Laps::start(plan);
         while laps.next() {
-            let _: NeutralMessage = path
-                .initiator
-                .context
-                .send_and_receive(route.clone(), payload(64))
-                .await?;
+            let _: NeutralMessage =
+                path.initiator.context.send_and_receive(route.clone(), payload(64)).await?;
         }
         runs.push(laps.finish());
     }
@@ -246,10 +204,7 @@ impl Node {
     fn start(runtime: &Arc<Runtime>) -> Result<Arc<Self>> {
         let builder = NodeBuilder::new().no_logging().no_exit_on_panic();
         let (context, executor) = builder.with_runtime(Arc::clone(runtime)).build();
-        Ok(Arc::new(Self {
-            context,
-            _executor: executor,
-        }))
+        Ok(Arc::new(Self { context, _executor: executor }))
     }
 
     /// Listens on a free port. Returns its address and the permission of what arrives there.
@@ -260,9 +215,7 @@ impl Node {
     }
 
     async fn connect(&self, to: String, options: TcpConnectionOptions) -> Result<TcpConnection> {
-        TcpTransport::get_or_create(&self.context)?
-            .connect(to, options)
-            .await
+        TcpTransport::get_or_create(&self.context)?.connect(to, options).await
     }
 }
 
@@ -281,38 +234,21 @@ impl Path {
     fn serve(&self, worker: impl Worker<Context = Context>) -> Result<Route> {
         let address = ::ockam::Address::random_local();
         if let Some(permission) = &self.permission {
-            self.responder
-                .context
-                .flow_controls()
-                .add_consumer(&address, permission);
+            self.responder.context.flow_controls().add_consumer(&address, permission);
         }
-        self.responder
-            .context
-            .start_worker(address.clone(), worker)?;
+        self.responder.context.start_worker(address.clone(), worker)?;
         Ok(self.route.clone() + address)
     }
 
     fn local(node: Arc<Node>, route: Route) -> Self {
-        Self {
-            initiator: Arc::clone(&node),
-            _hop: None,
-            responder: node,
-            route,
-            permission: None,
-        }
+        Self { initiator: Arc::clone(&node), _hop: None, responder: node, route, permission: None }
     }
 
     async fn tcp(runtime: &Arc<Runtime>) -> Result<Self> {
         let (initiator, responder) = (Node::start(runtime)?, Node::start(runtime)?);
         let (to, permission) = responder.listen().await?;
         let connection = initiator.connect(to, TcpConnectionOptions::new()).await?;
-        Ok(Self {
-            initiator,
-            _hop: None,
-            responder,
-            route: route![connection],
-            permission: Some(permission),
-        })
+        Ok(Self { initiator, _hop: None, responder, route: route![connection], permission: Some(permission) })
     }
 }
 
@@ -339,47 +275,26 @@ impl ChannelEnds {
 
     /// Over two TCP connections that meet in a hop node, which only passes on from one to the other.
     async fn start_around_hop(runtime: &Arc<Runtime>) -> Result<Self> {
-        let (initiator, hop, responder) = (
-            Node::start(runtime)?,
-            Node::start(runtime)?,
-            Node::start(runtime)?,
-        );
+        let (initiator, hop, responder) =
+            (Node::start(runtime)?, Node::start(runtime)?, Node::start(runtime)?);
         let (to_responder, permission) = responder.listen().await?;
         let (to_hop, hop_permission) = hop.listen().await?;
-        let onward = hop
-            .connect(
-                to_responder,
-                TcpConnectionOptions::new().as_consumer(&hop_permission),
-            )
-            .await?;
-        let connection = initiator
-            .connect(to_hop, TcpConnectionOptions::new())
-            .await?;
+        let onward =
+            hop.connect(to_responder, TcpConnectionOptions::new().as_consumer(&hop_permission)).await?;
+        let connection = initiator.connect(to_hop, TcpConnectionOptions::new()).await?;
 
         // Replies may go from the onward connection to the accepted one, once it is there.
         let registry = TcpTransport::get_or_create(&hop.context)?;
         let accepted = loop {
             let senders = registry.registry().get_all_sender_workers();
-            match senders
-                .into_iter()
-                .find(|sender| sender.address() != onward.sender_address())
-            {
+            match senders.into_iter().find(|sender| sender.address() != onward.sender_address()) {
                 Some(accepted) => break accepted,
                 None => tokio::task::yield_now().await,
             }
         };
-        hop.context
-            .flow_controls()
-            .add_consumer(accepted.address(), onward.flow_control_id());
+        hop.context.flow_controls().add_consumer(accepted.address(), onward.flow_control_id());
 
-        Self::with_listener(
-            initiator,
-            Some(hop),
-            responder,
-            route![connection, onward],
-            &permission,
-        )
-        .await
+        Self::with_listener(initiator, Some(hop), responder, route![connection, onward], &permission).await
     }
 
     async fn with_listener(
@@ -390,25 +305,13 @@ impl ChannelEnds {
         permission: &FlowControlId,
     ) -> Result<Self> {
         let (channels, peer_channels) = (secure_channels().await?, secure_channels().await?);
-        let identity = channels
-            .identities()
-            .identities_creation()
-            .create_identity()
-            .await?;
-        let peer = peer_channels
-            .identities()
-            .identities_creation()
-            .create_identity()
-            .await?;
+        let identity = channels.identities().identities_creation().create_identity().await?;
+        let peer = peer_channels.identities().identities_creation().create_identity().await?;
         let options = SecureChannelListenerOptions::new()
             .as_consumer(permission)
             .with_trust_policy(TrustIdentifierPolicy::new(identity.clone()));
-        let listener = peer_channels.create_secure_channel_listener(
-            &responder.context,
-            &peer,
-            "listener",
-            options,
-        )?;
+        let listener =
+            peer_channels.create_secure_channel_listener(&responder.context, &peer, "listener", options)?;
         Ok(Self {
             initiator,
             hop,
@@ -426,9 +329,7 @@ impl ChannelEnds {
         let trust = TrustIdentifierPolicy::new(self.peer.clone());
         let options = SecureChannelOptions::new().with_trust_policy(trust);
         let context = &self.initiator.context;
-        self.channels
-            .create_secure_channel(context, &self.identity, self.listener.clone(), options)
-            .await
+        self.channels.create_secure_channel(context, &self.identity, self.listener.clone(), options).await
     }
 
     /// The way to the responder's workers through a new channel.
@@ -452,11 +353,7 @@ impl Worker for Counter {
     type Context = Context;
     type Message = Any;
 
-    async fn handle_message(
-        &mut self,
-        _context: &mut Context,
-        _message: Routed<Any>,
-    ) -> Result<()> {
+    async fn handle_message(&mut self, _context: &mut Context, _message: Routed<Any>) -> Result<()> {
         self.0.count(1);
         Ok(())
     }
@@ -472,9 +369,7 @@ impl Worker for Echo {
 
     async fn handle_message(&mut self, context: &mut Context, message: Routed<Any>) -> Result<()> {
         let route = message.return_route().clone();
-        context
-            .send(route, NeutralMessage::from(message.into_payload()))
-            .await
+        context.send(route, NeutralMessage::from(message.into_payload())).await
     }
 }
 
@@ -487,9 +382,7 @@ impl Worker for Hop {
     type Message = Any;
 
     async fn handle_message(&mut self, context: &mut Context, message: Routed<Any>) -> Result<()> {
-        let message = message
-            .into_local_message()
-            .step_forward(context.primary_address().clone())?;
+        let message = message.into_local_message().step_forward(context.primary_address().clone())?;
         context.forward(message).await
     }
 }

@@ -21,10 +21,7 @@ pub async fn tcp(plan: Plan) -> anyhow::Result<Vec<Series>> {
 /// Two ends of a connection that sends small packets at once.
 pub async fn connected() -> std::io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let (near, far) = tokio::join!(
-        TcpStream::connect(listener.local_addr()?),
-        listener.accept()
-    );
+    let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
     let (near, (far, _)) = (near?, far?);
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;

@@ -41,15 +41,9 @@ pub async fn oneway(plan: Plan) -> anyhow::Result<Vec<Series>> {
     }
     drop(near);
     receiver.await?;
-    let megabytes = rates
-        .iter()
-        .map(|rate| rate * WRITE as f64 / 1e6)
-        .collect::<Vec<_>>();
+    let megabytes = rates.iter().map(|rate| rate * WRITE as f64 / 1e6).collect::<Vec<_>>();
     let figure = format!("channel.oneway.{WRITE}");
-    Ok(vec![
-        Series::timed(&figure, "msg/s", rates),
-        Series::timed(&figure, "MB/s", megabytes),
-    ])
+    Ok(vec![Series::timed(&figure, "msg/s", rates), Series::timed(&figure, "MB/s", megabytes)])
 }
 
 /// `channel.ask.64`: 64 bytes there and back.
@@ -103,22 +97,17 @@ struct Ends {
 
 impl Ends {
     fn new() -> anyhow::Result<Self> {
-        let (near_key, far_key) = (
-            KeyPair::generate_for(&PKCS_ED25519)?,
-            KeyPair::generate_for(&PKCS_ED25519)?,
-        );
+        let (near_key, far_key) =
+            (KeyPair::generate_for(&PKCS_ED25519)?, KeyPair::generate_for(&PKCS_ED25519)?);
         let near = CertificateParams::new(["near.test".to_owned()])?.self_signed(&near_key)?;
         let far = CertificateParams::new(["far.test".to_owned()])?.self_signed(&far_key)?;
-        let (mut trusted_by_near, mut trusted_by_far) =
-            (RootCertStore::empty(), RootCertStore::empty());
+        let (mut trusted_by_near, mut trusted_by_far) = (RootCertStore::empty(), RootCertStore::empty());
         trusted_by_near.add(far.der().clone())?;
         trusted_by_far.add(near.der().clone())?;
         // Named, because Ockam's dependencies compile a second provider in.
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(
-            trusted_by_far.into(),
-            Arc::clone(&provider),
-        );
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(trusted_by_far.into(), Arc::clone(&provider));
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(trusted_by_near)
@@ -143,15 +132,8 @@ impl Ends {
         let (near, far) = raw::connected().await?;
         let connecting = self.connector.connect(self.name.clone(), near);
         let (near, far) = tokio::try_join!(connecting, self.acceptor.accept(far))?;
-        let suite = near
-            .get_ref()
-            .1
-            .negotiated_cipher_suite()
-            .context("no suite after a handshake")?;
-        ensure!(
-            suite.suite() == CipherSuite::TLS13_AES_256_GCM_SHA384,
-            "another suite: {suite:?}"
-        );
+        let suite = near.get_ref().1.negotiated_cipher_suite().context("no suite after a handshake")?;
+        ensure!(suite.suite() == CipherSuite::TLS13_AES_256_GCM_SHA384, "another suite: {suite:?}");
         Ok((near, far))
     }
 }

@@ -65,6 +65,13 @@ impl Basis {
         }
     }
 
+    pub(crate) fn ticket(&self) -> Option<&Ticket> {
+        match self {
+            Self::Ticket(ticket) => Some(ticket),
+            _ => None,
+        }
+    }
+
     /// The pre-shared key, with its name.
     pub(crate) fn psk(&self) -> Option<(PskId, &SharedSecret)> {
         match self {

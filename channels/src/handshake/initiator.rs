@@ -18,8 +18,8 @@ use crate::error::Failure;
 use crate::handshake::message::{Body, Cookie, Message, second_bytes};
 use crate::handshake::{
     AGREEMENT_DEADLINE, AMPLIFICATION_MAX, Agreements, Basis, Confirmation, Early, Established,
-    HandshakeConfig, Input, Noise, Output, Predecessor, Role, Session, Setup, Terms, To, check_config,
-    introduced, is_handshake, is_zero, resend_after, session, verify,
+    HandshakeConfig, Input, Noise, Output, Predecessor, Role, Session, Setup, Terms, Ticket, To,
+    check_config, introduced, is_handshake, is_zero, resend_after, session, verify,
 };
 use crate::identity::{IdPayload, Identifier, VerifiedPeer};
 use crate::mode::{FIRST_PADDING_MAX, Mode, Suite};
@@ -186,7 +186,7 @@ impl Initiator {
             Input::Packet(packet) => self.receive_record(now, packet),
             Input::Agreed(secret) => self.receive_agreement(now, secret),
             Input::AgreementFailed => self.lack_agreement(),
-            Input::Found(_) => {}
+            Input::Found(_) | Input::Admitted(_) => {}
             Input::TimePassed => self.pass_time(now),
         }
     }
@@ -198,7 +198,7 @@ impl Initiator {
 
     /// Gives the ticket to the driver to be erased; a copy of its key stays here for the one attempt.
     fn spend(&mut self) {
-        if let Basis::Ticket(ticket) = &self.opening.basis {
+        if let Some(ticket) = self.opening.basis.ticket() {
             self.outputs.push_back(Output::Spend(ticket.role(), ticket.id()));
         }
     }
@@ -341,7 +341,8 @@ impl Initiator {
         match read.and_then(|(noise, peer)| Ok((noise.finish().ok_or(Failure::Unauthentic)?, peer))) {
             Err(failure) => self.restart(again.next(), failure),
             Ok((split, peer)) => {
-                let session = session(&self.config, now, &terms, Role::Initiator, split, &peer);
+                let mode = self.opening.basis.ticket().map_or(terms.mode, Ticket::mode);
+                let session = session(&self.config, now, (&terms, mode), Role::Initiator, split, &peer);
                 self.confirm(now, None, session, peer);
             }
         }
@@ -384,7 +385,7 @@ impl Initiator {
         let Some((split, third)) = written else {
             return self.fail(Failure::Unauthentic);
         };
-        let session = session(&self.config, now, terms, Role::Initiator, split, &peer);
+        let session = session(&self.config, now, (terms, terms.mode), Role::Initiator, split, &peer);
         let packet = Message { terms: terms.clone(), body: Body::Third { noise: &third } }.encode();
         self.confirm(now, Some(packet), session, peer);
     }
@@ -428,8 +429,11 @@ impl Initiator {
         let Ok(content) = session.opener.peek(now, &mut opened) else {
             return;
         };
-        let Content::Confirm(body) = content else {
-            return early.keep(record);
+        let body = match content {
+            Content::Confirm(body) => body,
+            // The responder has proved itself with the second message: its word ends the handshake.
+            Content::Close { code, .. } => return self.fail(Failure::Closed(code)),
+            _ => return early.keep(record),
         };
         match session.binding.confirmed(Role::Responder, body, self.opening.replaces.as_ref()) {
             Confirmed::Nothing => {

@@ -23,11 +23,12 @@ use crate::handshake::{
     Predecessor, Role, Session, Setup, Terms, To, introduced, is_handshake, is_zero, session, verify,
 };
 use crate::identity::VerifiedPeer;
-use crate::record::Content;
+use crate::mode::Mode;
+use crate::record::{CloseCode, Content};
 use crate::schedule::Confirmed;
 use crate::session::Answers;
 
-/// A handshake the peer started. Made by [`crate::Listener::receive`]; poll it at once.
+/// A handshake the peer started. Made by [`crate::HandshakeTable::receive`]; poll it at once.
 pub struct Responder {
     config: Arc<HandshakeConfig>,
     terms: Terms,
@@ -43,6 +44,8 @@ enum State {
     Sent2 { awaited: Awaited, packet: Vec<u8>, sent: Duration, resent: u8, early: Early },
     /// The third message was good and says that it replaces a channel, which the driver looks for.
     Finding { ready: Box<Ready>, early: Early },
+    /// The initiator has proved itself and replaces no channel: the driver asks the listener for a place.
+    Admitting { ready: Box<Ready>, early: Early },
     /// Established or failed.
     Over,
 }
@@ -77,6 +80,8 @@ struct Read {
     noise: Noise,
     /// Who sent it, where that is known already, and the channel that it is to replace.
     peer: Option<(VerifiedPeer, Option<[u8; 32]>)>,
+    /// The mode whose strength the channel will have.
+    mode: Mode,
 }
 
 impl Responder {
@@ -128,6 +133,7 @@ impl Responder {
                 }
             }
             Input::Found(predecessor) => self.receive_predecessor(now, predecessor),
+            Input::Admitted(admitted) => self.receive_place(now, admitted),
             Input::TimePassed => {
                 if matches!(self.state, State::Agreeing { until, .. } if now.mono >= until) {
                     self.fail(Failure::KeyService);
@@ -191,7 +197,8 @@ impl Responder {
                     return self.fail(Failure::Unauthentic);
                 };
                 self.outputs.extend(replaces.map(Output::Find));
-                let session = session(&self.config, now, &self.terms, Role::Responder, split, &peer);
+                let terms = (&self.terms, read.mode);
+                let session = session(&self.config, now, terms, Role::Responder, split, &peer);
                 Awaited::Confirm(Box::new(Ready { session, peer, replaced: None }))
             }
         };
@@ -209,17 +216,17 @@ impl Responder {
             let psk = self.terms.pskid.and_then(|id| self.config.bases.psk(&id));
             let (noise, payload) = self.read(first, psk.map(|psk| psk.secret()), None)?;
             if !mode.has_two_messages() {
-                return Ok(Read { noise, peer: None });
+                return Ok(Read { noise, peer: None, mode });
             }
             let remote = noise.remote_static().ok_or(Failure::Unauthentic)?;
             let peer = verify(&self.config, now, &payload, &remote, None)?;
             let replaces = peer.replaces();
-            return Ok(Read { noise, peer: Some((peer, replaces)) });
+            return Ok(Read { noise, peer: Some((peer, replaces)), mode });
         }
         let known = self.config.bases.introductions.get(first.candidate).ok_or(Failure::Unauthentic)?;
         let (peer, remote) = introduced(&self.config, now, known, None)?;
         let (noise, payload) = self.read(first, None, Some(remote))?;
-        Ok(Read { noise, peer: Some((peer, replaced(&payload)?)) })
+        Ok(Read { noise, peer: Some((peer, replaced(&payload)?)), mode })
     }
 
     /// Reads a first message under a ticket, which is taken out of the table once the message has authenticated:
@@ -235,7 +242,7 @@ impl Responder {
         let ticket = self.config.bases.tickets().take(&id).ok_or(Failure::Unauthentic)?;
         self.outputs.push_back(Output::Spend(Role::Responder, id));
         let (peer, _) = introduced(&self.config, now, ticket.peer(), Some(ticket.remote()))?;
-        Ok(Read { noise, peer: Some((peer, replaces)) })
+        Ok(Read { noise, peer: Some((peer, replaces)), mode: ticket.mode() })
     }
 
     fn read(
@@ -298,13 +305,14 @@ impl Responder {
             Ok(peer) => peer,
             Err(failure) => return self.fail(failure),
         };
-        let mut session = session(&self.config, now, &self.terms, Role::Responder, split, &peer);
+        let terms = (&self.terms, self.terms.mode);
+        let mut session = session(&self.config, now, terms, Role::Responder, split, &peer);
         let body = session.binding.confirm(Role::Responder, None);
         session.confirmation = Confirmation::new(Answers::Third(onward_keys::hash(packet)), body);
         let replaces = peer.replaces();
         let ready = Box::new(Ready { session, peer, replaced: None });
         match replaces {
-            None => self.establish(now, ready, early, false),
+            None => self.ask_for_place(ready, early),
             Some(id) => {
                 self.outputs.push_back(Output::Find(id));
                 self.state = State::Finding { ready, early };
@@ -319,7 +327,7 @@ impl Responder {
             State::Finding { mut ready, early } => {
                 ready.replaced = predecessor.filter(|found| found.may_become(&ready.session.binding));
                 if ready.replaced.is_none() {
-                    return self.establish(now, ready, early, false);
+                    return self.ask_for_place(ready, early);
                 }
                 let body = ready.session.binding.confirm(Role::Responder, None);
                 ready.session.confirmation = Confirmation::new(Answers::Confirms, body);
@@ -343,7 +351,9 @@ impl Responder {
     fn receive_record(&mut self, now: Now, record: &[u8]) {
         let (early, ready) = match &mut self.state {
             State::Sent2 { awaited: Awaited::Confirm(ready), early, .. } => (early, ready),
-            State::Sent2 { early, .. } | State::Finding { early, .. } => return early.keep(record),
+            State::Sent2 { early, .. } | State::Finding { early, .. } | State::Admitting { early, .. } => {
+                return early.keep(record);
+            }
             State::Agreeing { .. } | State::Over => return,
         };
         let mut opened = record.to_vec();
@@ -363,15 +373,37 @@ impl Responder {
         match confirmed {
             _ if !marked => self.fail(Failure::Unauthentic),
             Confirmed::Nothing => self.fail(Failure::Unauthentic),
-            Confirmed::Channel => self.establish(now, ready, early, false),
-            Confirmed::Successor => self.establish(now, ready, early, true),
+            Confirmed::Channel => {
+                ready.replaced = None;
+                self.ask_for_place(ready, early);
+            }
+            Confirmed::Successor => self.establish(now, ready, early),
         }
     }
 
-    /// Sends this end's CONFIRM: the channel is ready. With `succeeds`, both ends know the channel it replaces.
-    fn establish(&mut self, now: Now, ready: Box<Ready>, early: Early, succeeds: bool) {
+    /// Only a channel that takes the place of another needs none of its own.
+    fn ask_for_place(&mut self, ready: Box<Ready>, early: Early) {
+        self.outputs.push_back(Output::Admit);
+        self.state = State::Admitting { ready, early };
+    }
+
+    fn receive_place(&mut self, now: Now, admitted: bool) {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Admitting { ready, early } if admitted => self.establish(now, ready, early),
+            State::Admitting { mut ready, .. } => {
+                let mut close = Vec::new();
+                if ready.session.sealer.seal_close(now, CloseCode::Full, &mut close).is_ok() {
+                    self.outputs.push_back(Output::Transmit(To::Peer, close));
+                }
+                self.fail(Failure::Full);
+            }
+            other => self.state = other,
+        }
+    }
+
+    /// Sends this end's CONFIRM: the channel is ready. If it replaces another, both ends know that one.
+    fn establish(&mut self, now: Now, ready: Box<Ready>, early: Early) {
         let Ready { mut session, peer, replaced } = *ready;
-        let replaced = replaced.filter(|_| succeeds);
         if replaced.is_some() {
             let body = session.binding.confirm(Role::Responder, replaced.as_ref());
             session.confirmation = Confirmation::new(Answers::Confirms, body);
@@ -390,7 +422,9 @@ impl Responder {
     fn next_time(&self) -> Duration {
         match &self.state {
             State::Agreeing { until, .. } => (*until).min(self.deadline),
-            State::Sent2 { .. } | State::Finding { .. } | State::Over => self.deadline,
+            State::Sent2 { .. } | State::Finding { .. } | State::Admitting { .. } | State::Over => {
+                self.deadline
+            }
         }
     }
 
@@ -406,6 +440,7 @@ impl fmt::Debug for Responder {
             State::Agreeing { .. } => "Agreeing",
             State::Sent2 { .. } => "Sent2",
             State::Finding { .. } => "Finding",
+            State::Admitting { .. } => "Admitting",
             State::Over => "Over",
         };
         f.debug_struct("Responder").field("state", &state).finish_non_exhaustive()

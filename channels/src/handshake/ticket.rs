@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::Now;
 use crate::handshake::basis::PskId;
 use crate::identity::{Identifier, PAYLOAD_BYTES_MAX};
+use crate::mode::Mode;
 use crate::schedule::Binding;
 use crate::session::Role;
 use crate::strict;
@@ -25,6 +26,8 @@ pub struct Ticket {
     id: PskId,
     secret: SharedSecret,
     role: Role,
+    /// Whose strength the channel had, and what is resumed has.
+    mode: Mode,
     /// This end, and who was at the other.
     local: Identifier,
     remote: Identifier,
@@ -47,7 +50,8 @@ impl Ticket {
         binding.export("resume", b"", secret.as_mut());
         binding.export("resume-id", b"", &mut id);
         let expires = now.unix.saturating_add(TICKET_SECONDS);
-        Self { id, secret: SharedSecret::new(&secret), role, local, remote, peer, expires }
+        let mode = binding.mode();
+        Self { id, secret: SharedSecret::new(&secret), role, mode, local, remote, peer, expires }
     }
 
     /// The name by which a first message names it; public.
@@ -60,6 +64,10 @@ impl Ticket {
     #[must_use]
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// Who is at the other end.
@@ -82,15 +90,15 @@ impl Ticket {
 
     /// The ticket for a store that is as private as the keys of the node; wiped when dropped.
     ///
-    /// `[v=1, role: u8, id: b8, secret: b32, local: b32, remote: b32, expires: u64, peer: b<=32768]`
+    /// `[v=2, role: u8, mode: u8, id: b8, secret: b32, local: b32, remote: b32, expires: u64, peer: b<=32768]`
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         // Enough for all of it, so that no copy of the secret is left behind by a growing buffer.
         let mut bytes = Zeroizing::new(Vec::with_capacity(FIXED_BYTES + self.peer.len()));
         let mut encoder = Encoder::new(&mut *bytes);
         let written = (|| -> Result<(), encode::Error<std::convert::Infallible>> {
-            encoder.array(8)?.u8(VERSION)?.u8(role_number(self.role))?.bytes(&self.id)?;
-            encoder.bytes(self.secret.as_bytes())?.bytes(self.local.as_bytes())?;
+            encoder.array(9)?.u8(VERSION)?.u8(role_number(self.role))?.u8(self.mode.number())?;
+            encoder.bytes(&self.id)?.bytes(self.secret.as_bytes())?.bytes(self.local.as_bytes())?;
             encoder.bytes(self.remote.as_bytes())?.u64(self.expires)?.bytes(&self.peer)?.ok()
         })();
         debug_assert!(written.is_ok(), "encoding into memory failed");
@@ -106,20 +114,22 @@ impl Ticket {
     }
 
     fn read(d: &mut Decoder<'_>) -> Result<Self, decode::Error> {
-        strict::array(d, 8)?;
+        strict::array(d, 9)?;
         strict::version(d, VERSION)?;
         let role = match d.u8()? {
             1 => Role::Initiator,
             2 => Role::Responder,
             _ => return Err(strict::refuse(d, "unknown role")),
         };
+        let mode = Mode::from_number(d.u8()?).filter(|mode| !mode.is_resumption());
+        let mode = mode.ok_or_else(|| strict::refuse(d, "no mode of a first channel"))?;
         let id = strict::bytes_exact(d)?;
         let secret = SharedSecret::new(&Zeroizing::new(strict::bytes_exact(d)?));
         let local = Identifier::from_bytes(strict::bytes_exact(d)?);
         let remote = Identifier::from_bytes(strict::bytes_exact(d)?);
         let expires = d.u64()?;
         let peer = strict::bytes(d, PAYLOAD_BYTES_MAX)?.to_vec();
-        Ok(Self { id, secret, role, local, remote, peer, expires })
+        Ok(Self { id, secret, role, mode, local, remote, peer, expires })
     }
 }
 
@@ -151,9 +161,11 @@ impl Tickets {
         Self { held: HashMap::new(), ends: BTreeSet::new(), capacity }
     }
 
-    /// Keeps `ticket`, and returns those that gave way or ended: they are to be erased from any store.
+    /// Keeps `ticket`, in the place of one of the same name if there is one, and returns those that gave way or ended:
+    /// they are to be erased from any store.
     pub fn keep(&mut self, now: Now, ticket: Ticket) -> Vec<Ticket> {
         let name = (ticket.role, ticket.id);
+        self.remove(&name);
         self.ends.insert((ticket.expires, name));
         self.held.insert(name, ticket);
         let mut gone = Vec::new();
@@ -230,6 +242,6 @@ fn role_number(role: Role) -> u8 {
 
 /// How long a ticket lasts, in seconds.
 const TICKET_SECONDS: u64 = 24 * 3_600;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// More than everything but the peer's payload takes.
 const FIXED_BYTES: usize = 160;

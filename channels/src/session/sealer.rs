@@ -145,13 +145,7 @@ impl Sealer {
         body_bytes: usize,
     ) -> Result<Reserved, ChannelError> {
         check_body(body_bytes)?;
-        let too_old = self
-            .epoch_began
-            .is_some_and(|began| now.mono.saturating_sub(began) >= self.pulse.profile.key_age);
-        let number = if too_old { (self.epoch + 1) << EPOCH_BITS } else { self.next };
-        if number >= NUMBER_END {
-            return Err(ChannelError::Exhausted);
-        }
+        let number = self.number(now).ok_or(ChannelError::Exhausted)?;
         let sequence = Sequence::new(number);
         if sequence.epoch() != self.epoch {
             self.key = Arc::new(self.key.next());
@@ -170,6 +164,15 @@ impl Sealer {
         let record_bytes = self.sealed_bytes(body_bytes);
         self.sent_bytes = self.sent_bytes.saturating_add(record_bytes as u64);
         Ok(Reserved { sequence, frame_type, body_bytes, record_bytes, key: Arc::clone(&self.key) })
+    }
+
+    /// The number of a record that is sealed now, unless all are used.
+    fn number(&self, now: Now) -> Option<u64> {
+        let too_old = self
+            .epoch_began
+            .is_some_and(|began| now.mono.saturating_sub(began) >= self.pulse.profile.key_age);
+        let number = if too_old { (self.epoch + 1) << EPOCH_BITS } else { self.next };
+        (number < NUMBER_END).then_some(number)
     }
 
     /// Appends this end's CONFIRM to `out`.
@@ -243,11 +246,12 @@ impl Sealer {
         Ok(FragmentPlan { message, count, index: 0, message_bytes, piece_bytes })
     }
 
-    /// What is due at `now`, most urgent first; call again until `None`, then at [`Self::deadline`].
+    /// What is due at `now`, most urgent first; call again until `None`.
     pub fn due(&mut self, now: Now) -> Option<Due> {
         let age = now.mono.saturating_sub(self.began);
         let silence = now.mono.saturating_sub(self.pulse.heard());
-        if age >= self.pulse.profile.hard_age {
+        // Without a number nothing else that is due could be sealed.
+        if age >= self.pulse.profile.hard_age || self.number(now).is_none() {
             return Some(Due::Close(CloseCode::Lifetime));
         }
         if silence >= self.pulse.profile.idle {
@@ -261,18 +265,6 @@ impl Sealer {
             return Some(Due::Renew);
         }
         (now.mono.saturating_sub(self.last_sent) >= self.pulse.profile.keepalive).then_some(Due::KeepAlive)
-    }
-
-    /// When [`Self::due`] may next have something to say, if nothing is sent or heard until then.
-    #[must_use]
-    pub fn deadline(&self) -> Duration {
-        let heard = self.pulse.heard();
-        let unanswered = self.unanswered_from().unwrap_or(Duration::MAX);
-        let renewal = unanswered.min(self.began + self.pulse.profile.soft_age);
-        (self.began + self.pulse.profile.hard_age)
-            .min(heard + self.pulse.profile.idle)
-            .min(self.last_sent + self.pulse.profile.keepalive)
-            .min(renewal.max(self.renew_again()))
     }
 
     /// Which end this is.
@@ -295,17 +287,12 @@ impl Sealer {
     /// and heard nothing authentic: the peer may have lost the channel.
     #[must_use]
     pub fn is_unanswered(&self, now: Now) -> bool {
-        self.unanswered_from().is_some_and(|from| now.mono >= from)
-    }
-
-    /// When it counts as unanswered, if nothing is heard until then.
-    fn unanswered_from(&self) -> Option<Duration> {
         let heard = self.pulse.heard();
         // The first record after the last heard one.
-        let since = self.waiting_since.filter(|since| *since > heard)?;
+        let Some(since) = self.waiting_since.filter(|since| *since > heard) else { return false };
         let suspected = Some(self.pulse.suspected()).filter(|suspected| *suspected > heard);
         let suspected = suspected.map(|suspected| suspected.max(since) + self.pulse.profile.suspected);
-        Some((since + self.pulse.profile.unanswered).min(suspected.unwrap_or(Duration::MAX)))
+        now.mono >= since + self.pulse.profile.unanswered || suspected.is_some_and(|from| now.mono >= from)
     }
 
     fn renew_again(&self) -> Duration {
@@ -488,6 +475,8 @@ mod tests {
             // Nor does the age of the epoch lead on.
             assert!(matches!(number(&mut sealer, at(1000)), Err(ChannelError::Exhausted)));
             assert!(sealer.seal_empty(at(1000), FrameType::KeepAlive, &mut Vec::new()).is_err());
+            // What could not be sealed is not asked for, again and again.
+            assert_eq!(sealer.due(at(100)), Some(Due::Close(CloseCode::Lifetime)));
         }
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use onward_channels::{
-    ChannelError, CloseCode, Content, FirstMessage, HEAD_BYTES, Initiator, Input, Listener, ListenerLimits,
-    Mode, Opening, Output, Session, Suite, To, Verdict, is_handshake,
+    ChannelError, CloseCode, Content, FirstMessage, HEAD_BYTES, HandshakeTable, Initiator, Input,
+    ListenerLimits, Mode, Opening, Output, Session, Suite, To, Verdict, is_handshake,
 };
 use onward_trials::{Difference, Row, Sample, size};
 
@@ -56,6 +56,7 @@ fn a04_captured_handshakes_make_no_channel_and_harm_none() {
                         Output::Transmit(..) => responder.handle(now, Input::Packet(&third)),
                         Output::Failed(_) => break failed += 1,
                         Output::Established(_) => break established += 1,
+                        Output::Admit => responder.handle(at(0), Input::Admitted(true)),
                         Output::Find(_) | Output::Spend(..) => panic!("it replaces and resumes nothing"),
                         Output::Wait { .. } => panic!("it has its third message"),
                     }
@@ -101,7 +102,7 @@ fn a07_a_responder_says_the_same_whomever_a_scanner_looks_for() {
         let mut answers = [Vec::new(), Vec::new()];
         for other in order {
             let first = probe(if other { &alice } else { &bob }, random);
-            let mut listener = Listener::new(Arc::clone(&config), all_modes()).unwrap();
+            let mut listener = HandshakeTable::new(Arc::clone(&config), all_modes()).unwrap();
             #[expect(clippy::disallowed_methods, reason = "what it takes is what is measured")]
             let began = Instant::now();
             let message = FirstMessage { flow: FLOW, behind: b"", packet: &first };
@@ -376,7 +377,7 @@ fn a34_names_chosen_by_an_attacker_do_not_slow_the_listener_down() {
                 ..all_modes()
             };
             let config = Arc::new(pair.bob.config(&pair.alice));
-            let mut listener = Listener::new(config, limits).unwrap();
+            let mut listener = HandshakeTable::new(config, limits).unwrap();
             let mut sample = Sample::default();
             for number in 0..inserted as u64 {
                 let mut packet = first.clone();

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use onward_channels::{
-    Established, FrameType, HandshakeConfig, Initiator, Input, Mode, Opening, Predecessor, Session, Suite,
+    CloseCode, Established, Failure, FrameType, HandshakeConfig, HandshakeTable, Initiator, Input,
+    ListenerLimits, Mode, Opening, Predecessor, Session, Suite,
 };
 use onward_keys::{Label, mac};
 
-use crate::harness::{Faults, Pair, Party, Prior, all_pairs, at};
+use crate::harness::{Faults, Pair, Party, Prior, all_modes, all_pairs, at};
 
 /// A handshake of Alice with Bob that is to replace a channel: what Alice, and what Bob knows of it.
 struct Attempt {
@@ -23,6 +24,11 @@ struct Attempt {
 impl Attempt {
     /// What Alice's and what Bob's end say of the channel that they have in the end.
     fn run(self) -> (Established, Established) {
+        self.run_at(ListenerLimits::default().open_max)
+    }
+
+    /// As [`Self::run`], at a listener with so many places.
+    fn run_at(self, open_max: usize) -> (Established, Established) {
         let Self { alice, bob, mode, suite, known_to_alice, known_to_bob, faults } = self;
         let configs = (alice.config(&bob), bob.config(&alice));
         let config = Arc::new(configs.0.clone());
@@ -31,7 +37,7 @@ impl Attempt {
         let mut pair = Pair::with(mode, suite, 1, alice, bob, configs);
         // The listener holds the responder's half of this very ticket.
         let theirs = Arc::new(HandshakeConfig { bases: prior.bases(), ..pair.bob.config(&pair.alice) });
-        pair.listener.reconfigure(theirs).unwrap();
+        pair.listener = HandshakeTable::new(theirs, ListenerLimits { open_max, ..all_modes() }).unwrap();
         pair.initiator = Initiator::new(at(0), config, opening, [7; 32]).unwrap();
         pair.replaced = known_to_bob;
         pair.faults = faults;
@@ -141,6 +147,53 @@ fn n3_16_the_proof_of_one_end_is_none_of_the_other() {
         let end = pair.initiator_end.unwrap().unwrap();
         assert_eq!(end.replaces, None, "{mode:?}: a channel of its own");
     }
+}
+
+#[test]
+fn a_listener_without_places_takes_successors_and_tells_all_others() {
+    for (mode, suite) in all_pairs() {
+        let (alice, bob, ours, theirs) = channel(mode, suite);
+        let known_to_alice = ours.binding.predecessor();
+        let (faults, known_to_bob) = (Faults::default(), Some(theirs));
+        let attempt = Attempt { alice, bob, mode, suite, known_to_alice, known_to_bob, faults };
+        let (ours, theirs) = attempt.run_at(0);
+        assert!(ours.replaces.is_some() && theirs.replaces.is_some(), "{mode:?}");
+
+        let (alice, bob) = (Party::new(), Party::new());
+        let prior = Prior::new(mode, &alice, &bob);
+        let config = Arc::new(HandshakeConfig { bases: prior.bases(), ..bob.config(&alice) });
+        let initiator = Initiator::new(at(0), Arc::new(alice.config(&bob)), prior.opening(suite), [7; 32]);
+        let configs = (alice.config(&bob), bob.config(&alice));
+        let mut pair = Pair::with(mode, suite, 1, alice, bob, configs);
+        pair.listener = HandshakeTable::new(config, ListenerLimits { open_max: 0, ..all_modes() }).unwrap();
+        pair.initiator = initiator.unwrap();
+        pair.run();
+        let told = pair.initiator_end.unwrap();
+        assert!(matches!(told, Err(Failure::Closed(CloseCode::Full))), "{mode:?}: {told:?}");
+        assert!(matches!(pair.responder_end[..], [(_, Err(Failure::Full))]), "{mode:?}");
+        assert_eq!((pair.listener.refused(), pair.listener.half_open()), (1, 0));
+    }
+}
+
+#[test]
+fn a_place_is_free_again_when_its_channel_has_ended() {
+    let limits = ListenerLimits { open_max: 1, ..all_modes() };
+    let mut pair = Pair::new(Mode::HybridXx, Suite::ChaChaPoly, 1);
+    let config = Arc::new(pair.bob.config(&pair.alice));
+    pair.listener = HandshakeTable::new(config, limits).unwrap();
+    let mut ends = Vec::new();
+    for random in 1..=3 {
+        let prior = Prior::new(Mode::HybridXx, &pair.alice, &pair.bob);
+        let (config, opening) = (Arc::new(pair.alice.config(&pair.bob)), prior.opening(Suite::ChaChaPoly));
+        pair.initiator = Initiator::new(pair.now, config, opening, [random; 32]).unwrap();
+        pair.initiator_end = None;
+        pair.run();
+        ends.push(pair.initiator_end.take().unwrap().is_ok());
+        if random == 2 {
+            pair.listener.ended(pair.responder_end[0].0);
+        }
+    }
+    assert_eq!((ends, pair.listener.refused()), (vec![true, false, true], 1));
 }
 
 /// The body of the initiator's CONFIRM, as docs/protocol.md §3.4 defines it.

@@ -14,7 +14,7 @@ use crate::config::NodePlan;
 use crate::control::{ControlClient, Request};
 use crate::error::{CliError, Code};
 use crate::output::{Output, Table};
-use crate::running::Running;
+use crate::running::{Running, is_endpoint};
 use crate::state::{State, checked_name};
 
 pub(crate) async fn run(state: &State, command: NodeCommand, output: Output) -> Result<(), CliError> {
@@ -55,7 +55,7 @@ async fn start(state: &State, start: NodeStart, output: Output) -> Result<(), Cl
     )?;
     let drain = running.until_stopped(start.drain).await?;
     output.say(&format!("node `{name}` finishes what it has in hand, {drain:?} at most"));
-    match running.signals.unless_again(running.node.shutdown(drain)).await {
+    match running.stop(drain).await {
         Some(onward::ShutdownReport { drained, cut_off }) => {
             output.say(&format!("node `{name}` stopped: {drained} workers finished, {cut_off} were cut off"));
         }
@@ -104,7 +104,7 @@ async fn in_background(state: &State, name: &str, output: Output) -> Result<(), 
                 .listeners
                 .into_iter()
                 .map(|listener| listener.address)
-                .filter(|address| address.starts_with("tcp:"))
+                .filter(|address| is_endpoint(address))
                 .collect();
             return announce(name, &endpoints, status.identifier, status.pid, output);
         }
@@ -191,7 +191,7 @@ async fn list(state: &State, output: Output) -> Result<(), CliError> {
         let endpoints: Vec<String> = listeners
             .into_iter()
             .map(|listener| listener.address)
-            .filter(|address| address.starts_with("tcp:"))
+            .filter(|address| is_endpoint(address))
             .collect();
         table.row([json!(name), json!("running"), json!(pid), json!(endpoints)]);
     }

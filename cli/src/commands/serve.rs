@@ -44,6 +44,7 @@ async fn on_own_node(
 ) -> Result<(), CliError> {
     let plan = NodePlan {
         listen: serve.listen.clone(),
+        queue: serve.queue.clone(),
         expose: if serve.plain { vec![serve.name.clone()] } else { Vec::new() },
         channels: Some(serve.channels.clone()),
         channel_expose: vec![serve.name.clone()],
@@ -57,10 +58,12 @@ async fn on_own_node(
     let service = Service::start(&running.node, &serve.name, handler, serve.jobs)?;
     let identifier = running.identifier.map(|identifier| identifier.to_string()).unwrap_or_default();
     let endpoints = running.endpoints();
-    announce(serve, &identifier, endpoints.first().map_or("", String::as_str), &[], output)?;
+    let way = endpoints.first().map(|endpoint| running.queues.way_to(endpoint)).unwrap_or_default();
+    announce(serve, &identifier, &way, &[], output)?;
     let drain = running.until_stopped(serve.drain).await?;
     let finishing = finish(service, &running.node, drain, output);
     report(&serve.name, running.signals.unless_again(finishing).await, output);
+    running.queues.close().await;
     Ok(())
 }
 

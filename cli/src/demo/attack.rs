@@ -23,6 +23,8 @@ use super::part::{CANARY, CHANNELS, WORKER};
 
 /// Attacks made for each frame that passes.
 pub(super) const ATTACKS_PER_FRAME: u64 = 4;
+/// Attacks that send something beside the frame in hand, in their turn.
+const MADE_UP: [Kind; 5] = [Kind::Replay, Kind::Truncate, Kind::Forge, Kind::Reroute, Kind::FalseError];
 /// Frames of each direction that are kept to be repeated.
 const KEPT: usize = 2048;
 /// The first frames of each direction, which hold the handshake, are kept for good.
@@ -159,8 +161,7 @@ impl Attacker {
         // Before the frame itself, so that a receiver which believes them misses the true one.
         for _ in 1..ATTACKS_PER_FRAME {
             self.turn += 1;
-            let kind =
-                [Kind::Replay, Kind::Truncate, Kind::Forge, Kind::Reroute, Kind::FalseError][self.turn % 5];
+            let kind = MADE_UP[self.turn % MADE_UP.len()];
             if let Some(attack) = self.attack(kind, way, &frame).filter(|_| self.count(kind)) {
                 out.push(attack);
             }

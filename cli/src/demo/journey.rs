@@ -1,5 +1,6 @@
 //! The course of the demonstration: starts its processes, sends the text, searches, decides.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::attack::{ATTACKS_PER_FRAME, Counts};
 use super::part::{
-    Answered, Arrived, CHANNELS, Errand, Orders, Ready, Request, Seen, WORKER, confirmation, order,
+    Answered, Arrived, CHANNELS, Errand, Orders, QUEUE_WORKER, Ready, Request, Seen, WORKER, confirmation,
+    order,
 };
 use super::search::{Needle, Search};
 use super::tally::Tally;
@@ -29,6 +31,8 @@ const ATTACK_PATIENCE: Duration = Duration::from_millis(2);
 /// What happened, and what was found where.
 #[derive(Debug)]
 pub(super) struct Journey {
+    /// What carries messages from each station to the next.
+    pub(super) links: [&'static str; 3],
     pub(super) route: String,
     pub(super) text_bytes: usize,
     pub(super) answered: bool,
@@ -86,6 +90,8 @@ pub(super) struct Station {
     pub(super) in_bytes: Vec<&'static str>,
     /// What the search of its memory saw; `None` when it could not be searched.
     pub(super) memory: Option<Search>,
+    /// What the search of its queue's files saw, if it keeps a queue.
+    pub(super) files: Option<Search>,
 }
 
 impl Journey {
@@ -111,11 +117,13 @@ impl Journey {
 impl Station {
     /// Whether the text was found in its bytes or memory.
     pub(super) fn found(&self) -> bool {
-        !self.in_bytes.is_empty() || self.memory.as_ref().is_some_and(|search| !search.found.is_empty())
+        let searches = [&self.memory, &self.files];
+        !self.in_bytes.is_empty() || searches.into_iter().flatten().any(|search| !search.found.is_empty())
     }
 }
 
-/// Runs the journey of `text`, and then lets the last hop make `attacks` attacks on its channel.
+/// Runs the journey of `text`: over UDP, TCP and a queue on disk. With `attacks` all links are TCP, and the last
+/// hop then makes so many attacks on the channel.
 ///
 /// # Errors
 /// [`Code::DemoFailed`] when a process does not do its part. All of them have ended then.
@@ -125,50 +133,54 @@ pub(super) async fn run(text: &str, attacks: u64) -> Result<Journey, CliError> {
     let (mut client, mut service) = (Part::start("client")?, Part::start("service")?);
     let mut hops = [Part::start("hop")?, Part::start("hop")?];
 
-    // From the far end to the near one: each is told of the next.
     let known: Ready = client.hear().await?;
-    service.tell(&Orders { trust: known.identifier, ..Orders::default() }).await?;
-    let far: Ready = service.hear().await?;
-    let mut next = far.endpoint;
-    let mut route = CHANNELS.to_owned();
-    for (name, hop) in HOPS.into_iter().zip(&mut hops).rev() {
-        let attacks = attacks > 0 && name == ATTACKER;
-        hop.tell(&Orders { name: name.to_owned(), next, attacks, ..Orders::default() }).await?;
-        let ready: Ready = hop.hear().await?;
-        next = ready.endpoint;
-        route = format!("{name} => {} => {route}", ready.next);
-    }
-    route = format!("{next} => {route}");
+    let folder =
+        tempfile::tempdir().map_err(|error| failed("there is no folder for a queue").because(error))?;
+    let queue = folder.path().join("queue");
+    let (links, (route, far)) = match attacks {
+        0 => (["udp", "tcp", "queue"], by_queue(&mut hops, &mut service, known, &queue).await?),
+        _ => (["tcp"; 3], by_tcp(&mut hops, &mut service, known).await?),
+    };
     client.tell(&Errand { route: route.clone(), peer: far.identifier, text: tagged.clone() }).await?;
     let answered: Answered = client.hear().await?;
 
     let needle = Needle::new(&[&tagged, &tag]);
-    let mut links = Vec::new();
+    let mut tapped = Vec::new();
     for part in hops.iter_mut().chain([&mut service]) {
         part.tell(&Request::Report).await?;
-        links.push(Link::of(part.hear().await?, &needle)?);
+        tapped.push(Link::of(part.hear().await?, &needle)?);
     }
     let siege = match attacks {
         0 => None,
         _ => Some(besiege(&mut client, &mut hops, &mut service, &tagged, attacks).await?),
     };
-    let stations = HOPS.into_iter().zip(&hops).zip(links.windows(2));
-    let hop_stations = stations
+    let stations = HOPS.into_iter().zip(&hops).zip(tapped.windows(2));
+    let mut hop_stations: Vec<Station> = stations
         .map(|((name, part), sides)| {
             // A hop sees the link before it and the one behind it, which the next one's tap kept.
             let in_bytes = sides.iter().flat_map(|link| link.found.clone()).collect();
             let bytes = sides.iter().map(|link| link.bytes).sum();
-            Station { name, forwarded: sides[0].forwarded, bytes, in_bytes, memory: part.search(&needle) }
+            let memory = part.search(&needle);
+            Station { name, forwarded: sides[0].forwarded, bytes, in_bytes, memory, files: None }
         })
         .collect();
+    if attacks == 0
+        && let Some(last) = hop_stations.last_mut()
+    {
+        let searched = needle.search_folder(&queue);
+        last.files =
+            Some(searched.map_err(|error| failed("the queue's files were not searched").because(error))?);
+    }
     let end = |name, part: &Part| Station {
         name,
         forwarded: 0,
         bytes: 0,
         in_bytes: Vec::new(),
         memory: part.search(&needle),
+        files: None,
     };
     Ok(Journey {
+        links,
         route: format!("{route} => {WORKER}"),
         text_bytes: tagged.len(),
         answered: answered.answer.as_bytes() == confirmation(tagged.as_bytes()),
@@ -179,6 +191,49 @@ pub(super) async fn run(text: &str, attacks: u64) -> Result<Journey, CliError> {
         service: end("service", &service),
         siege,
     })
+}
+
+/// Starts the hops and the service so that all links are TCP, from the far end to the near one; the route to the
+/// channel listener, and the service.
+async fn by_tcp(
+    hops: &mut [Part; 2],
+    service: &mut Part,
+    client: Ready,
+) -> Result<(String, Ready), CliError> {
+    service.tell(&Orders { trust: client.identifier, ..Orders::default() }).await?;
+    let far: Ready = service.hear().await?;
+    let mut next = far.endpoint.clone();
+    let mut route = CHANNELS.to_owned();
+    for (name, hop) in HOPS.into_iter().zip(hops).rev() {
+        let attacks = name == ATTACKER;
+        hop.tell(&Orders { name: name.to_owned(), next, attacks, ..Orders::default() }).await?;
+        let ready: Ready = hop.hear().await?;
+        next = ready.endpoint;
+        route = format!("{name} => {} => {route}", ready.next);
+    }
+    Ok((format!("{next} => {route}"), far))
+}
+
+/// Starts the hops and the service so that the links are UDP, TCP and a queue in `folder`, which the last hop
+/// keeps and the service fetches from; the route to the channel listener, and the service.
+async fn by_queue(
+    hops: &mut [Part; 2],
+    service: &mut Part,
+    client: Ready,
+    folder: &Path,
+) -> Result<(String, Ready), CliError> {
+    let [first, last] = hops;
+    let queue = folder.display().to_string();
+    last.tell(&Orders { name: HOPS[1].to_owned(), queue, ..Orders::default() }).await?;
+    let keeper: Ready = last.hear().await?;
+    let queue = format!("{} => {QUEUE_WORKER}", keeper.endpoint);
+    service.tell(&Orders { trust: client.identifier, queue, ..Orders::default() }).await?;
+    let far: Ready = service.hear().await?;
+    let next = keeper.endpoint.clone();
+    first.tell(&Orders { name: HOPS[0].to_owned(), next, udp: true, ..Orders::default() }).await?;
+    let near: Ready = first.hear().await?;
+    let hops = [near.endpoint.as_str(), HOPS[0], &keeper.endpoint, HOPS[1], &far.endpoint, CHANNELS];
+    Ok((hops.join(" => "), far))
 }
 
 /// Lets the client send so many orders that the attacks find frames enough to be made on, and compares what
@@ -323,11 +378,13 @@ mod tests {
             bytes: 100,
             in_bytes: Vec::new(),
             memory: Some(Search { bytes: 1, found }),
+            files: None,
         }
     }
 
     fn journey() -> Journey {
         Journey {
+            links: ["tcp"; 3],
             route: String::new(),
             text_bytes: 20,
             answered: true,

@@ -4,11 +4,13 @@
 //! in no argument and no environment. When the input ends, or the parent does, it ends.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use onward::{Context, Failure, Listener, NoReply, Node, Peer, Raw, Route, Trust, Worker};
+use onward::queue::{EmbeddedQueue, QueueLimits};
+use onward::{Context, Failure, Listener, NoReply, Node, Peer, Raw, RemoteQueue, Route, Trust, Worker};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Stdin};
 use tokio::sync::watch;
@@ -24,6 +26,10 @@ use crate::output::{Format, Output};
 pub(super) const WORKER: &str = "card-pin";
 /// The address of the service's channel listener.
 pub(super) const CHANNELS: &str = "bank";
+/// The queue between the last hop and the service.
+const QUEUE: &str = "cards";
+/// The hop's worker by which the service uses the queue.
+pub(super) const QUEUE_WORKER: &str = "queue.cards";
 /// A worker at both ends that nobody exposes.
 pub(super) const CANARY: &str = "admin";
 /// The client's worker that sends orders, one after the other, and keeps what is answered.
@@ -44,6 +50,10 @@ pub(super) struct Orders {
     pub(super) attacks: bool,
     /// Who may ask the service.
     pub(super) trust: String,
+    /// Whether a hop listens for datagrams.
+    pub(super) udp: bool,
+    /// Where a hop keeps a queue, a folder; or where the service finds it, a route. Empty for none.
+    pub(super) queue: String,
 }
 
 /// What the client is told to send.
@@ -222,8 +232,20 @@ async fn hop(lines: &mut Lines) -> Result<(), CliError> {
     let Some(orders) = lines.next::<Orders>().await? else { return Ok(()) };
     let node = start_node(&orders.name, None).await?;
     node.start_hop(&orders.name).map_err(|error| failed("cannot start its hop").because(error))?;
-    let (listener, endpoint, record) = listen(&node, &orders.name).await?;
+    let (listener, endpoint, record) = match orders.udp {
+        true => listen_udp(&node, &orders.name).await?,
+        false => listen(&node, &orders.name).await?,
+    };
     let (mut next, mut attacker) = (orders.next, None);
+    if !orders.queue.is_empty() {
+        let queue = EmbeddedQueue::open(Path::new(&orders.queue), QueueLimits::default()).await;
+        let queue = queue.map_err(|error| failed("cannot open its queue").because(error))?;
+        node.mount_queue(QUEUE, Arc::new(queue))
+            .and_then(|()| node.serve_queue(QUEUE_WORKER, QUEUE))
+            .and_then(|_| listener.expose(QUEUE_WORKER))
+            .map_err(|error| failed("cannot serve its queue").because(error))?;
+        next = format!("queue:{QUEUE}/*");
+    }
     if orders.attacks {
         let target = next.trim_start_matches("tcp:").parse();
         let target: SocketAddr = target.map_err(|error| failed("has no next").because(error))?;
@@ -266,7 +288,10 @@ async fn service(lines: &mut Lines) -> Result<(), CliError> {
         .accept_channels(CHANNELS, &identity, Trust::pinned([client]))
         .map_err(|error| failed("cannot accept channels").because(error))?;
     channels.expose(WORKER).map_err(|error| failed("cannot expose its worker").because(error))?;
-    let (_listener, endpoint, record) = listen(&node, CHANNELS).await?;
+    let (_listener, endpoint, record) = match orders.queue.is_empty() {
+        true => listen(&node, CHANNELS).await?,
+        false => listen_at_mailbox(&node, &orders.queue, CHANNELS)?,
+    };
     answer(&Ready { identifier: identity.identifier().to_string(), endpoint, ..Ready::default() })?;
     while let Some(request) = lines.next().await? {
         match request {
@@ -319,6 +344,29 @@ async fn listen(node: &Node, worker: &str) -> Result<(Listener, String, Record),
         listener.local_address().parse().map_err(|error| failed("has no address").because(error))?;
     let (address, record) = tap::start(target).await.map_err(|error| failed("has no tap").because(error))?;
     Ok((listener, format!("tcp:{address}"), record))
+}
+
+/// As [`listen`], for datagrams.
+async fn listen_udp(node: &Node, worker: &str) -> Result<(Listener, String, Record), CliError> {
+    let listener =
+        node.listen_udp("127.0.0.1:0").await.map_err(|error| failed("cannot listen").because(error))?;
+    listener.expose(worker).map_err(|error| failed("cannot expose its worker").because(error))?;
+    let target: SocketAddr =
+        listener.local_address().parse().map_err(|error| failed("has no address").because(error))?;
+    let tapped = tap::start_udp(target).await;
+    let (address, record) = tapped.map_err(|error| failed("has no tap").because(error))?;
+    Ok((listener, format!("udp:{address}"), record))
+}
+
+/// Receives from a mailbox of the queue that is served at the end of `route`; there is no port, and no tap.
+fn listen_at_mailbox(node: &Node, route: &str, worker: &str) -> Result<(Listener, String, Record), CliError> {
+    let cannot = |error| failed("cannot use the queue").because(error);
+    let queue = RemoteQueue::new(node.route(route).map_err(cannot)?);
+    node.mount_queue(QUEUE, Arc::new(queue)).map_err(cannot)?;
+    let mailbox = node.new_mailbox(QUEUE).map_err(cannot)?;
+    let listener = node.listen_queue(&mailbox).map_err(cannot)?;
+    listener.expose(worker).map_err(cannot)?;
+    Ok((listener, mailbox.to_string(), Record::default()))
 }
 
 /// Tells what it saw so far, and looks no further.

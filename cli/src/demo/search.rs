@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use memchr::memmem::Finder;
 
@@ -46,6 +47,22 @@ impl Needle {
         let mut names: Vec<&'static str> = hits.map(|(name, _)| *name).collect();
         names.dedup();
         names
+    }
+
+    /// Searches all files of a folder.
+    ///
+    /// # Errors
+    /// The system's when a file cannot be read.
+    pub(crate) fn search_folder(&self, folder: &Path) -> io::Result<Search> {
+        let mut search = Search::default();
+        for entry in fs::read_dir(folder)? {
+            let bytes = fs::read(entry?.path())?;
+            search.bytes += bytes.len() as u64;
+            search.found.extend(self.find(&bytes));
+        }
+        search.found.sort_unstable();
+        search.found.dedup();
+        Ok(search)
     }
 
     /// Searches all readable memory of a process.
@@ -167,6 +184,17 @@ mod tests {
             assert_eq!(Needle::new(&["Hello, World!"]).find(encoded.as_bytes()), ["base64"], "{encoded}");
         }
         assert_eq!(Needle::new(&["\u{3ff}\u{3ff}\u{3ff}"]).find(b"z7_Pv8-_"), ["base64"], "URL alphabet");
+    }
+
+    #[test]
+    fn all_files_of_a_folder_are_searched() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("one"), b"nothing").unwrap();
+        let needle = Needle::new(&["Secret7"]);
+        assert_eq!(needle.search_folder(folder.path()).unwrap(), Search { bytes: 7, found: Vec::new() });
+        fs::write(folder.path().join("two"), [b"..".as_slice(), &hex_upper("Secret7")].concat()).unwrap();
+        assert_eq!(needle.search_folder(folder.path()).unwrap().found, ["hex"]);
+        assert!(needle.search_folder(&folder.path().join("none")).is_err());
     }
 
     #[test]

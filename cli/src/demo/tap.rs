@@ -4,15 +4,18 @@
 //! nothing. What it keeps is bounded; a connection beyond that is closed rather than not recorded, until its
 //! record is asked for.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// Most bytes that are kept in all.
 const KEPT_BYTES_MAX: usize = 16 << 20;
+/// Longest datagram.
+const DATAGRAM_MAX: usize = 64 << 10;
 
 /// What passed a tap: one stream per connection and direction.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +79,55 @@ pub(crate) async fn start(target: SocketAddr) -> io::Result<(SocketAddr, Record)
     Ok((address, record))
 }
 
+/// As [`start`], in front of a socket for datagrams.
+pub(crate) async fn start_udp(target: SocketAddr) -> io::Result<(SocketAddr, Record)> {
+    let near = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+    let address = near.local_addr()?;
+    let record = Record::default();
+    let kept = record.clone();
+    tokio::spawn(async move {
+        if let Err(error) = pass_datagrams(&near, target, &kept).await {
+            tracing::debug!(%error, "a tap of datagrams ended");
+        }
+    });
+    Ok((address, record))
+}
+
+/// Gives each sender a socket of its own towards the target, and passes what comes back by it.
+async fn pass_datagrams(near: &Arc<UdpSocket>, target: SocketAddr, record: &Record) -> io::Result<()> {
+    let mut senders: HashMap<SocketAddr, (Arc<UdpSocket>, usize)> = HashMap::new();
+    let mut datagram = vec![0; DATAGRAM_MAX];
+    loop {
+        let (length, from) = near.recv_from(&mut datagram).await?;
+        let datagram = &datagram[..length];
+        let (far, stream) = match senders.get(&from) {
+            Some(known) => known.clone(),
+            None => {
+                let far = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+                far.connect(target).await?;
+                tokio::spawn(answer_datagrams(Arc::clone(near), Arc::clone(&far), from, record.clone()));
+                let opened = (far, record.open());
+                senders.insert(from, opened.clone());
+                opened
+            }
+        };
+        record.keep(stream, datagram)?;
+        // One that cannot be sent is lost, as datagrams may be.
+        let _ = far.send(datagram).await;
+    }
+}
+
+async fn answer_datagrams(near: Arc<UdpSocket>, far: Arc<UdpSocket>, to: SocketAddr, record: Record) {
+    let stream = record.open();
+    let mut datagram = vec![0; DATAGRAM_MAX];
+    while let Ok(length) = far.recv(&mut datagram).await {
+        if record.keep(stream, &datagram[..length]).is_err() {
+            return;
+        }
+        let _ = near.send_to(&datagram[..length], to).await;
+    }
+}
+
 async fn pass(near: TcpStream, target: SocketAddr, record: &Record) -> io::Result<()> {
     let far = TcpStream::connect(target).await?;
     near.set_nodelay(true)?;
@@ -107,6 +159,25 @@ async fn copy(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_tap_of_datagrams_passes_each_sender_its_own_answers() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (address, record) = start_udp(server.local_addr().unwrap()).await.unwrap();
+        let clients =
+            [UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
+        let mut bytes = [0; 16];
+        for (client, text) in clients.iter().zip(["one", "two"]) {
+            client.send_to(text.as_bytes(), address).await.unwrap();
+            let (length, from) = server.recv_from(&mut bytes).await.unwrap();
+            server.send_to(&[&bytes[..length], b"!"].concat(), from).await.unwrap();
+            let (length, _) = client.recv_from(&mut bytes).await.unwrap();
+            assert_eq!(&bytes[..length], format!("{text}!").as_bytes());
+        }
+        let mut streams = record.finish();
+        streams.sort();
+        assert_eq!(streams, [b"one".to_vec(), b"one!".to_vec(), b"two".to_vec(), b"two!".to_vec()]);
+    }
 
     #[tokio::test]
     async fn a_tap_changes_nothing_and_keeps_both_directions() {

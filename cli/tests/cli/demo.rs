@@ -64,8 +64,7 @@ fn no_part_outlives_a_demonstration_that_is_killed_or_stopped() {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let parts =
             eventually("parts start", || Some(children(child.id())).filter(|parts| !parts.is_empty()));
-        let pid = child.id().to_string();
-        assert!(std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        crate::harness::signal(child.id(), signal);
         child.wait().unwrap();
         eventually("all parts end", || parts.iter().all(|pid| !lives(*pid)).then_some(()));
     }

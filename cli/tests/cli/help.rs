@@ -53,6 +53,7 @@ fn every_command_has_one_screen_of_help_and_a_manual_page() {
     has("route", &["add", "rm", "ls", "explain"]);
     has("identity", &["create", "show", "export", "introduce", "rotate"]);
     has("peer", &["add", "rm", "ls"]);
+    has("queue", &["ls", "show", "new", "dead", "purge", "redeliver"]);
     has("demo", &["chain"]);
 }
 

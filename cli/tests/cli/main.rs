@@ -8,5 +8,6 @@ mod harness;
 mod help;
 mod node;
 mod output;
+mod queue;
 mod serve;
 mod trials;

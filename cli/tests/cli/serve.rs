@@ -44,6 +44,31 @@ fn the_printed_line_asks_the_service_from_another_terminal() {
 }
 
 #[test]
+fn a_service_is_asked_and_sent_to_over_udp_and_through_a_hop_of_both_kinds() {
+    let (here, there) = (Home::new(), Home::new());
+    let words = ["serve", "upper", "--upper", "--listen", "udp:127.0.0.1:0", "--trust-any", "--plain"];
+    let (service, said) = here.start(&words);
+    let endpoint = text(&said["endpoint"]);
+    assert!(endpoint.starts_with("udp:127.0.0.1:"), "{endpoint}");
+    assert_eq!(there.run(&strs(&ask_line(&said))).ok(), "HELLO");
+    assert_eq!(there.run(&["ask", &format!("{endpoint} => upper"), "x", "--plain"]).ok(), "X");
+    there
+        .run(&["send", &format!("{endpoint} => secure => upper"), "y", "--peer", text(&said["identifier"])])
+        .ok();
+    let hop = ["node", "start", "relay", "--listen", ANY, "--hop", "hop", "--allow", endpoint];
+    let (_hop, relay) = there.start(&hop);
+    let route = format!("{} => hop => {endpoint} => secure => upper", text(&relay["listeners"][0]));
+    assert_eq!(there.run(&["ask", &route, "z", "--peer", text(&said["identifier"])]).ok(), "Z");
+    // A message that no datagrams carry is refused here, and says so.
+    let large = "x".repeat(20_000);
+    let done = there.run(&["ask", &format!("{endpoint} => upper"), &large, "--plain"]);
+    assert!(done.code != 0 && done.stderr.contains("too"), "{done:?}");
+    service.signal("TERM");
+    let (status, talk) = service.end();
+    assert!(status.success() && talk.contains("4 answered"), "{talk}");
+}
+
+#[test]
 fn only_trusted_peers_may_ask() {
     let (here, there) = (Home::new(), Home::new());
     let friend = there.run(&["identity", "create", "friend"]).ok();

@@ -39,7 +39,9 @@ impl Reason {
         Self::Damaged,
     ];
 
-    fn from_number(number: u8) -> Option<Self> {
+    /// The reason of this code.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| *reason as u8 == number)
     }
 

@@ -1,0 +1,181 @@
+//! Routes through queues: neither end listens where others can connect, and both need not run at once.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onward::queue::{Broker, EmbeddedQueue, QueueLimits};
+use onward::{Address, AskError, ErrorCode, Node, Peer, Raw, RemoteQueue, Trust};
+
+/// How long anything may take that should happen at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn node(name: &str) -> Node {
+    Node::builder(name).start().await.unwrap()
+}
+
+async fn queue(folder: &Path) -> Arc<EmbeddedQueue> {
+    Arc::new(EmbeddedQueue::open(folder, QueueLimits::default()).await.unwrap())
+}
+
+/// A node that uses `broker` under a name of its own.
+async fn user(name: &str, queue: &str, broker: &Arc<EmbeddedQueue>) -> Node {
+    let node = node(name).await;
+    node.mount_queue(queue, Arc::clone(broker) as Arc<dyn Broker>).unwrap();
+    node
+}
+
+async fn serve_upper(node: &Node, mailbox: &Address) {
+    node.serve("upper", |text: String| async move { Ok(text.to_uppercase()) }).await.unwrap();
+    node.listen_queue(mailbox).unwrap().expose("upper").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ask_and_its_answer_pass_a_queue_that_each_end_names_as_it_likes() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = queue(&folder.path().join("q")).await;
+    let service = user("service", "inbox", &broker).await;
+    let mailbox = service.new_mailbox("inbox").unwrap();
+    serve_upper(&service, &mailbox).await;
+    let client = user("client", "cards", &broker).await;
+    let there = mailbox.to_string().replace("inbox", "cards");
+    let route = client.route(&format!("{there} => upper")).unwrap();
+    for text in ["one", "two"] {
+        let answer: String = route.ask_within(&text.to_owned(), PATIENCE).await.unwrap();
+        assert_eq!(answer, text.to_uppercase());
+    }
+    client.shutdown(PATIENCE).await;
+    service.shutdown(PATIENCE).await;
+    let left: u64 = broker.mailboxes().await.unwrap().iter().map(|row| row.messages).sum();
+    assert_eq!(left, 0, "everything was acknowledged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_while_nobody_listens_comes_when_somebody_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = queue(&folder.path().join("q")).await;
+    let client = user("client", "q", &broker).await;
+    let mailbox = client.new_mailbox("q").unwrap();
+    let route = client.route(&format!("{mailbox} => counter")).unwrap();
+    for number in 0..100u64 {
+        route.send(&number).await.unwrap();
+    }
+    client.shutdown(PATIENCE).await;
+    drop(client);
+    broker.close().await.unwrap();
+    drop(broker);
+
+    let broker = queue(&folder.path().join("q")).await;
+    let service = user("service", "q", &broker).await;
+    let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    service
+        .serve("counter", move |number: u64| {
+            let sender = sender.clone();
+            async move {
+                sender.send(number).unwrap();
+                Ok(())
+            }
+        })
+        .await
+        .unwrap();
+    service.listen_queue(&mailbox).unwrap().expose("counter").unwrap();
+    for number in 0..100 {
+        assert_eq!(tokio::time::timeout(PATIENCE, seen.recv()).await.unwrap(), Some(number));
+    }
+    service.shutdown(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_runs_through_a_queue_with_large_bodies() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = queue(&folder.path().join("q")).await;
+    let service = user("service", "q", &broker).await;
+    let mailbox = service.new_mailbox("q").unwrap();
+    let bank = service.create_identity().await.unwrap();
+    service.serve("echo", |Raw(bytes): Raw| async move { Ok(Raw(bytes)) }).await.unwrap();
+    let channels = service.accept_channels("secure", &bank, Trust::dangerously_any()).unwrap();
+    channels.expose("echo").unwrap();
+    service.listen_queue(&mailbox).unwrap().expose("secure").unwrap();
+
+    let client = user("client", "q", &broker).await;
+    let identity = client.create_identity().await.unwrap();
+    let route = format!("{mailbox} => secure").parse().unwrap();
+    let channel = client.open_channel(&identity, route, Peer::Identity(bank.identifier())).await.unwrap();
+    let route = client.route_along(channel.route_to("echo").unwrap());
+    for size in [10, 100_000, 600_000] {
+        let body = Raw(vec![7; size].into());
+        let Raw(answer) = route.ask_within(&body, PATIENCE).await.unwrap();
+        assert_eq!(answer, body.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_serves_its_queue_to_ends_that_have_no_open_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = queue(&folder.path().join("q")).await;
+    let relay = user("relay", "cards", &broker).await;
+    relay.serve_queue("queue.cards", "cards").unwrap();
+    relay.start_hop("hop").unwrap();
+    let listener = relay.listen_tcp("127.0.0.1:0").await.unwrap();
+    listener.expose("queue.cards").unwrap();
+    listener.expose("hop").unwrap();
+    listener.allow_dial("queue:cards/*").unwrap();
+    let at = listener.name().to_owned();
+
+    let service = node("service").await;
+    let remote = RemoteQueue::new(service.route(&format!("{at} => queue.cards")).unwrap());
+    service.mount_queue("cards", Arc::new(remote)).unwrap();
+    let mailbox = service.new_mailbox("cards").unwrap();
+    serve_upper(&service, &mailbox).await;
+
+    // The client knows nothing of queues: the relay takes its message there and its answer back.
+    let client = node("client").await;
+    let route = client.route(&format!("{at} => hop => {mailbox} => upper")).unwrap();
+    for _ in 0..3 {
+        let answer: String = route.ask_within(&"hello".to_owned(), PATIENCE).await.unwrap();
+        assert_eq!(answer, "HELLO");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_takes_no_more_is_a_typed_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = QueueLimits { mailbox_messages: 2, ..QueueLimits::default() };
+    let broker = Arc::new(EmbeddedQueue::open(&folder.path().join("q"), limits).await.unwrap());
+    let client = user("client", "q", &broker).await;
+    let mailbox = client.new_mailbox("q").unwrap();
+    let route = client.route(&format!("{mailbox} => nobody")).unwrap();
+    for _ in 0..2 {
+        route.send(&1u64).await.unwrap();
+    }
+    let refused = route.ask_within::<u64, u64>(&1, PATIENCE).await.unwrap_err();
+    assert!(matches!(refused, AskError::Reported { code: ErrorCode::Overloaded, .. }), "{refused:?}");
+    let large = Raw(vec![0; 1024 * 1024].into());
+    let refused = route.ask_within::<Raw, Raw>(&large, PATIENCE).await.unwrap_err();
+    // Too big for any queue: it does not even leave.
+    assert!(matches!(&refused, AskError::NotSent(error) if error.code() == ErrorCode::TooBig), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn senders_reach_nothing_that_is_not_exposed_and_no_queue_that_is_not_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = queue(&folder.path().join("q")).await;
+    let service = user("service", "q", &broker).await;
+    let mailbox = service.new_mailbox("q").unwrap();
+    serve_upper(&service, &mailbox).await;
+    service.serve("admin", |text: String| async move { Ok(text) }).await.unwrap();
+    let client = user("client", "q", &broker).await;
+    let hidden = client.route(&format!("{mailbox} => admin")).unwrap();
+    let answer = hidden.ask_within::<_, String>(&"x".to_owned(), Duration::from_millis(500)).await;
+    assert!(matches!(answer, Err(AskError::Deadline(_))), "{answer:?}");
+
+    let listener = service.listen_tcp("127.0.0.1:0").await.unwrap();
+    listener.set_hop_errors(true);
+    let stranger = node("stranger").await;
+    let route = stranger.route(&format!("{} => {mailbox} => upper", listener.name())).unwrap();
+    let answer = route.ask_within::<_, String>(&"x".to_owned(), PATIENCE).await;
+    assert!(matches!(answer, Err(AskError::Reported { code: ErrorCode::Refused, .. })), "{answer:?}");
+    assert!(service.listen_queue(&"queue:other/a".replace('a', &"a".repeat(32)).parse().unwrap()).is_err());
+}
