@@ -234,12 +234,13 @@ fn queues(workers: usize) {
             std::fs::create_dir(&path).unwrap_or_else(|error| panic!("{error}"));
             path
         };
+        let (receipt, sync) = queue::receipt(&runtime, &at("receipt"), SIZE);
         let measured = [
             queue::durable(&runtime, &at("durable"), SIZE),
             queue::database(&at("database"), SIZE),
             queue::file(&at("file"), SIZE),
-            queue::receipt(&runtime, &at("receipt"), SIZE),
-            queue::sync(&at("sync"), SIZE),
+            receipt,
+            sync,
         ];
         for (samples, figure) in samples.iter_mut().zip(measured).filter(|_| run > 0) {
             samples.push(figure);

@@ -90,6 +90,11 @@ pub(crate) const TARGETS: &[Target] = &[
     target("handshake.64", "handshakes/s", Peer("ockam"), AtLeast(3.0)),
     // A slow worker on one route of a connection, and the asks on another.
     target("slow.route.64", "x p99 alone", Limit(1.0), AtMost(2.0)),
+    // The queue on disk, beside the bare database, a plain file, and one wait for the disk.
+    target("queue.durable.1024", "x database", Limit(1.0), AtLeast(0.9)),
+    target("queue.durable.1024", "x file", Limit(1.0), AtLeast(0.8)),
+    target("queue.receipt.1024", "x sync", Limit(1.0), AtMost(1.5)),
+    target("queue.idle", "wake-ups/s", Limit(1.0), AtMost(0.0)),
     // What one idle worker, and both ends of one idle channel, keep in memory.
     target("memory.worker", "B heap", Limit(1536.0), AtMost(1.0)),
     target("memory.worker", "B rss", Limit(1536.0), AtMost(1.0)),

@@ -39,7 +39,7 @@ async fn work(queue: &EmbeddedQueue, medium: &MemoryMedium, subject: &Subject, c
         for (number, stored) in stored {
             stored.await.unwrap().unwrap();
             // The receipt follows the sync of its commit, with nothing written in between.
-            course.stored.insert(number, last_sync(&medium.history(), medium.recorded()));
+            course.stored.insert(number, medium.last_sync());
         }
         for _ in 0..rng.below(9) {
             let Some(delivery) = subscription.try_next() else { break };
@@ -173,9 +173,4 @@ async fn a_disk_that_does_not_sync_is_noticed() {
     assert!(faults.lost > 0);
     let faults = judge(medium.bytes(), subject, course, end, end).await;
     assert_eq!((faults.lost, faults.altered, faults.unopenable), (0, 0, 0));
-}
-
-/// The last sync before so many changes.
-fn last_sync(history: &[Change], changes: usize) -> usize {
-    (0..changes).rev().find(|at| history[*at] == Change::Sync).unwrap_or(0)
 }

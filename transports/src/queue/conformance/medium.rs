@@ -99,6 +99,15 @@ impl MemoryMedium {
         lock(&self.file_now().0).history.as_ref().map_or(0, Vec::len)
     }
 
+    /// Which of the changes that were written down is the last sync; 0 without any.
+    #[must_use]
+    pub fn last_sync(&self) -> usize {
+        let file = self.file_now();
+        let content = lock(&file.0);
+        let history = content.history.as_deref().unwrap_or_default();
+        history.iter().rposition(|change| *change == Change::Sync).unwrap_or(0)
+    }
+
     /// What was written down.
     #[must_use]
     pub fn history(&self) -> Vec<Change> {

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use onward_workers::Charge;
 use tokio::sync::{mpsc, oneshot};
 
@@ -160,13 +161,13 @@ pub(crate) struct Depot {
     trouble: Trouble,
     retry_at: Duration,
     mailboxes: BTreeMap<u64, Mailbox>,
-    numbers: HashMap<Subject, u64>,
+    numbers: HashMap<Subject, u64, RandomState>,
     next_sequence: u64,
     count: u64,
     bytes: u64,
     window: Window,
-    subscribers: HashMap<u64, Subscriber>,
-    leases: HashMap<u64, Lease>,
+    subscribers: HashMap<u64, Subscriber, RandomState>,
+    leases: HashMap<u64, Lease, RandomState>,
     /// Ends of leases in their order, with those of leases that have ended or were extended.
     lease_ends: VecDeque<(Duration, u64)>,
     next_tag: u64,
@@ -198,13 +199,13 @@ impl Depot {
             trouble: Trouble::Damaged,
             retry_at: Duration::ZERO,
             mailboxes: BTreeMap::new(),
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
             next_sequence: 1,
             count: 0,
             bytes: 0,
             window: Window::default(),
-            subscribers: HashMap::new(),
-            leases: HashMap::new(),
+            subscribers: HashMap::default(),
+            leases: HashMap::default(),
             lease_ends: VecDeque::new(),
             next_tag: 1,
             paused: BTreeMap::new(),
@@ -254,8 +255,7 @@ impl Depot {
         let Some(file) = self.file.take() else { return Err(refusal(&self.trouble)) };
         for (number, mailbox) in &self.mailboxes {
             if mailbox.handed.is_some_and(|handed| handed != mailbox.cursor) && mailbox.was_subscribed {
-                let subject = mailbox.subject.to_string();
-                let row = Entry::Mailbox { handed: mailbox.cursor, subject: &subject };
+                let row = Entry::Mailbox { handed: mailbox.cursor, subject: &mailbox.text };
                 self.edits.put(file.mark(), Place { mailbox: *number, sequence: 0 }, &row);
             }
         }
@@ -414,8 +414,7 @@ impl Depot {
         changed.rows = core::mem::take(&mut self.rows);
         for number in &changed.rows {
             if let Some(mailbox) = self.mailboxes.get(number) {
-                let subject = mailbox.subject.to_string();
-                let row = Entry::Mailbox { handed: mailbox.handed_wanted(), subject: &subject };
+                let row = Entry::Mailbox { handed: mailbox.handed_wanted(), subject: &mailbox.text };
                 self.edits.put(mark, Place { mailbox: *number, sequence: 0 }, &row);
             }
         }
@@ -505,7 +504,7 @@ impl Depot {
             }
         }
         for leaving in batch.leaving.drain(..).chain(changed.leaving) {
-            self.leave(leaving);
+            self.leave(leaving.mailbox, &leaving.messages);
         }
         for (place, exp, bytes) in changed.dead {
             self.account(place.mailbox, bytes);
@@ -577,10 +576,10 @@ impl Depot {
         *span = (span.0.min(first), span.1.max(last));
     }
 
-    /// Messages are no longer in the file; whoever has one has it no longer.
-    fn leave(&mut self, leaving: Leaving) {
-        let Some(mailbox) = self.mailboxes.get_mut(&leaving.mailbox) else { return };
-        for (place, bytes) in &leaving.messages {
+    /// Counts messages of a mailbox out, with the bytes of each.
+    fn leave(&mut self, number: u64, messages: &[(Place, u64)]) {
+        let Some(mailbox) = self.mailboxes.get_mut(&number) else { return };
+        for (place, bytes) in messages {
             mailbox.leave(*bytes);
             mailbox.again.remove(&place.sequence);
             (self.count, self.bytes) = (self.count.saturating_sub(1), self.bytes.saturating_sub(*bytes));
@@ -694,8 +693,7 @@ impl Depot {
         }
         let place = Place { mailbox: number, sequence: self.next_sequence };
         self.next_sequence += 1;
-        let subject = mailbox.subject.to_string();
-        let message = Message { stored: now.unix, exp, mid, subject: &subject, body: bytes };
+        let message = Message { stored: now.unix, exp, mid, subject: &mailbox.text, body: bytes };
         self.edits.put(file.mark(), place, &Entry::Message(message));
         self.account(number, more);
         Ok(place)
@@ -781,7 +779,7 @@ impl Depot {
     /// A message is done with; it leaves the file with the next commit.
     fn remove(&mut self, place: Place, bytes: u64, now: Now) {
         self.settled.insert(place);
-        self.leave(Leaving { mailbox: place.mailbox, messages: vec![(place, bytes)] });
+        self.leave(place.mailbox, &[(place, bytes)]);
         self.lag_end.get_or_insert(now.steady + LAG);
     }
 

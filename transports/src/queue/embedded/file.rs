@@ -96,14 +96,12 @@ pub(crate) struct Edits {
     puts: Vec<(u128, Range<usize>)>,
     removals: Vec<u128>,
     bytes: Vec<u8>,
-    entry: Vec<u8>,
 }
 
 impl Edits {
     pub(crate) fn put(&mut self, mark: Mark, place: Place, entry: &Entry<'_>) {
-        entry.encode(mark, place, &mut self.entry);
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(&self.entry);
+        entry.encode(mark, place, &mut self.bytes);
         self.puts.push((place.key(), start..self.bytes.len()));
     }
 
@@ -191,8 +189,14 @@ impl QueueFile {
         guarded(|| {
             let transaction = self.database.begin_write()?;
             let mut table = transaction.open_table(ENTRIES)?;
-            for key in &edits.removals {
-                table.remove(key)?;
+            // Neighbours go together, which takes the database a fraction of the time.
+            edits.removals.sort_unstable();
+            for keys in edits.removals.chunk_by(|one, other| other - one <= 1) {
+                match keys {
+                    [key] => drop(table.remove(key)?),
+                    [first, .., last] => table.retain_in(*first..=*last, |_, _| false)?,
+                    [] => {}
+                }
             }
             for (key, range) in &edits.puts {
                 table.insert(key, &edits.bytes[range.clone()])?;
