@@ -29,7 +29,7 @@ async fn r21_a_killed_service_costs_typed_errors_and_nothing_else() {
     let PublicHalf::Verify(public) = client.public(key).await.unwrap() else { panic!("it signs") };
     let (mut failing, mut restarting) = (Sample::default(), Sample::default());
     let (mut made, mut wrong) = (1, 0);
-    for _ in 0..size(20, 1000) {
+    for _ in 0..size(100, 1000) {
         let asking = (0..32).map(|_| {
             let client = client.clone();
             tokio::spawn(async move { client.sign(key, SignatureType::Prekey, &[7; 40_000]).await })

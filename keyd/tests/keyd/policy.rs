@@ -123,6 +123,23 @@ fn n7_7_points_of_low_order_are_refused_and_uses_have_a_rate() {
     assert!((200.0..=allowed + 1.0).contains(&f64::from(agreed)), "{agreed} of at most {allowed}");
 }
 
+/// RFC 7748 §5.2, with private keys that were made elsewhere; and what is signed is what the software vault signs.
+#[test]
+fn agreements_and_signatures_are_those_of_the_published_vectors_and_of_the_software_vault() {
+    let daemon = Daemon::start("version = 1");
+    let mut operator = daemon.operator();
+    for (at, (secret, public, shared)) in RFC_7748.into_iter().enumerate() {
+        let label = format!("vector {at}");
+        let new = NewKey { usage: KeyUsage::ChannelStatic, label: &label, expires: None };
+        let key = operator.key(Call::Import { key: new, id: None, secret: &bytes(secret) }).unwrap();
+        assert_eq!(operator.agree(key.id, &bytes(public)), Ok(bytes(shared)), "{at}");
+    }
+    let new = NewKey { usage: KeyUsage::PrekeySigning, label: "signer", expires: None };
+    let key = operator.key(Call::Import { key: new, id: None, secret: &[0x42; 32] }).unwrap();
+    let signed = operator.sign(key.id, SignatureType::Prekey, b"body");
+    assert_eq!(signed, Ok(private::sign(&[0x42; 32], SignatureType::Prekey, b"body")));
+}
+
 #[test]
 fn an_agreement_with_a_key_of_the_same_store_needs_a_rule_that_says_so() {
     let daemon = Daemon::start(APP);
@@ -300,6 +317,20 @@ fn bytes(text: &str) -> [u8; 32] {
     let byte = |at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap();
     std::array::from_fn(byte)
 }
+
+/// A private key, a public key and what they agree on.
+const RFC_7748: [(&str, &str, &str); 2] = [
+    (
+        "a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4",
+        "e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c",
+        "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552",
+    ),
+    (
+        "4b66e9d4d1b4673c5ad22691957d6af5c11b6421e0ea01d42ca4169e7918ba0d",
+        "e5210f12786811d3f4b7959d0538ae2c31dbe7106fc03c3efc4cd549c715a493",
+        "95cbde9476e8907d7aade45cb4b873f88b595a68799fa152e6f8f7647aac7957",
+    ),
+];
 
 /// 0, 1, the two points of order 8, p − 1, p and p + 1, little endian.
 const LOW_ORDER: [&str; 7] = [
