@@ -90,6 +90,11 @@ pub(crate) const TARGETS: &[Target] = &[
     target("handshake.64", "handshakes/s", Peer("ockam"), AtLeast(3.0)),
     // A slow worker on one route of a connection, and the asks on another.
     target("slow.route.64", "x p99 alone", Limit(1.0), AtMost(2.0)),
+    // Keys in a process of their own, beside keys in this one.
+    target("keyd.sign.64", "x in-process", Limit(1.0), AtLeast(0.7)),
+    target("keyd.one", "x bare and operation", Limit(1.0), AtMost(2.0)),
+    target("keyd.handshake.64", "x in-process", Limit(1.0), AtLeast(0.8)),
+    target("keyd.fair.100", "x p99 alone", Limit(1.0), AtMost(2.0)),
     // The queue on disk, beside the bare database, a plain file, and one wait for the disk.
     target("queue.durable.1024", "x database", Limit(1.0), AtLeast(0.9)),
     target("queue.durable.1024", "x file", Limit(1.0), AtLeast(0.8)),
