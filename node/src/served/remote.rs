@@ -23,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// The first and the longest pause while the server cannot be reached.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
-/// The queue behind a [`QueueService`](super::QueueService) at the end of a route.
+/// The queue that the worker at the end of a route serves, see [`Node::serve_queue`](crate::Node::serve_queue).
 #[derive(Clone)]
 pub struct RemoteQueue {
     route: NodeRoute,

@@ -167,8 +167,11 @@ async fn a_disk_that_does_not_sync_is_noticed() {
     let subject = fresh_mailbox().lane(Lane::Messages);
     let before = medium.bytes();
     medium.record();
-    let course = Arc::new(work(&queue, &medium, &subject, 50).await);
-    let end = medium.recorded();
+    let mut course = work(&queue, &medium, &subject, 50).await;
+    // Of this one nobody says what becomes of it.
+    queue.publish(message(&subject, &u32::MAX.to_be_bytes())).await.unwrap();
+    course.stored.insert(u32::MAX, medium.last_sync());
+    let (course, end) = (Arc::new(course), medium.recorded());
     let faults = judge(before, subject.clone(), Arc::clone(&course), end, end).await;
     assert!(faults.lost > 0);
     let faults = judge(medium.bytes(), subject, course, end, end).await;

@@ -170,6 +170,9 @@ pub(crate) struct Depot {
     leases: HashMap<u64, Lease, RandomState>,
     /// Ends of leases in their order, with those of leases that have ended or were extended.
     lease_ends: VecDeque<(Duration, u64)>,
+    leased_bytes: u64,
+    /// Mailboxes that had to stop because too many bytes are handed out.
+    starved: BTreeSet<u64>,
     next_tag: u64,
     /// Messages that come again after a pause: end, mailbox, sequence.
     paused: BTreeMap<(Duration, u64, u64), Waiting>,
@@ -206,6 +209,8 @@ impl Depot {
             window: Window::default(),
             subscribers: HashMap::default(),
             leases: HashMap::default(),
+            leased_bytes: 0,
+            starved: BTreeSet::new(),
             lease_ends: VecDeque::new(),
             next_tag: 1,
             paused: BTreeMap::new(),
@@ -279,6 +284,8 @@ impl Depot {
         self.numbers.clear();
         self.window = Window::default();
         self.leases.clear();
+        self.leased_bytes = 0;
+        self.starved.clear();
         self.lease_ends.clear();
         self.paused.clear();
         self.expiries.clear();
@@ -732,6 +739,8 @@ impl Depot {
     /// Ends a lease; its subscriber may have another message.
     fn release(&mut self, tag: u64) -> Option<Lease> {
         let lease = self.leases.remove(&tag)?;
+        self.leased_bytes -= lease.waiting.bytes;
+        self.ready.append(&mut self.starved);
         if let Some(subscriber) = self.subscribers.get_mut(&lease.subscriber) {
             subscriber.seat.credit += 1;
         }
@@ -1069,6 +1078,10 @@ impl Depot {
                 self.lag_end = Some(now.steady);
                 return Ok(());
             }
+            if self.leased_bytes >= self.limits.unsettled_bytes {
+                self.starved.insert(number);
+                return Ok(());
+            }
             mailbox.subscribers.rotate_left(turn);
             let Some(id) = mailbox.subscribers.pop_front() else { return Ok(()) };
             mailbox.subscribers.push_back(id);
@@ -1080,6 +1093,7 @@ impl Depot {
     fn lease(&mut self, id: u64, place: Place, mut waiting: Waiting, bytes: Bytes, now: Now) {
         let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
         waiting.attempts += 1;
+        self.leased_bytes += waiting.bytes;
         let (tag, until) = (self.next_tag, now.steady + self.limits.ack_wait);
         self.next_tag += 1;
         let delivery = Delivery::new(bytes, waiting.attempts, tag, Arc::clone(&subscriber.seat.broker));
