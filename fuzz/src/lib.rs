@@ -9,6 +9,7 @@ mod handshake;
 mod party;
 mod payload;
 mod queue;
+mod reassembly;
 mod records;
 mod service;
 mod stream;
@@ -16,6 +17,7 @@ mod stream;
 pub use handshake::f5_handshake;
 pub use payload::f17_payload;
 pub use queue::{f10_queue, f13_queue_message};
+pub use reassembly::f11_reassembly;
 pub use records::f6_records;
 pub use service::{f9_service, f9_store, f15_policy};
 pub use stream::f1_stream;
@@ -37,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("f9_service", f9_service),
     ("f9_store", f9_store),
     ("f10_queue", f10_queue),
+    ("f11_reassembly", f11_reassembly),
     ("f12_identity", f12_identity),
     ("f13_queue_message", f13_queue_message),
     ("f15_policy", f15_policy),
