@@ -116,9 +116,17 @@ pub(crate) fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_onward-keyd")
 }
 
+/// A copy of the program in `home`: other users may not reach the folder that it was built in.
+pub(crate) fn copied_binary(home: &Path) -> PathBuf {
+    let copy = home.join("program");
+    std::fs::copy(binary(), &copy).unwrap();
+    copy
+}
+
 /// Starts a service and waits until it is ready; what it said instead, if it is not.
 pub(crate) fn spawn(home: &Path, options: &[&str], uid: Option<u32>) -> Result<(Child, Vec<String>), String> {
-    let mut command = Command::new(binary());
+    let program = if uid.is_some() { copied_binary(home) } else { binary().into() };
+    let mut command = Command::new(program);
     command.args(["serve", "--unlock-stdin", "--create", "--dir"]).arg(home).args(options);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(uid) = uid {

@@ -14,7 +14,7 @@ use onward_keys::{KeyUsage, SignatureType, private};
 use onward_trials::{Row, size};
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::harness::{Daemon, PASSPHRASE, binary, is_root, private_dir, spawn};
+use crate::harness::{Daemon, PASSPHRASE, copied_binary, is_root, private_dir, spawn};
 
 /// What a copy of this test program does when it is told to: enters the sandbox and tries what is forbidden there.
 #[test]
@@ -171,7 +171,7 @@ fn a51_without_memory_that_can_be_locked_it_does_not_start_unless_told_to() {
         std::os::unix::fs::chown(home.path(), Some(OTHER), Some(OTHER)).unwrap();
         let script = format!(
             "ulimit -l 0; echo {PASSPHRASE} | timeout 10 {} serve --dir {} --unlock-stdin --create {options}",
-            binary(),
+            copied_binary(home.path()).display(),
             home.path().display()
         );
         let run = Command::new("bash").args(["-c", &script]).uid(OTHER).gid(OTHER).output().unwrap();
