@@ -41,7 +41,12 @@ impl FromStr for QueueSpec {
                 "`{text}` is no queue: write NAME=DIR, or NAME='tcp:HOST:PORT' for another node's"
             ));
         }
-        let is_route = ["tcp:", "udp:"].iter().any(|kind| place.starts_with(kind));
+        if place.starts_with("udp:") {
+            return Err(format!(
+                "`{text}`: what a queue hands out does not fit into datagrams; use tcp:HOST:PORT"
+            ));
+        }
+        let is_route = place.starts_with("tcp:");
         let place = match is_route {
             // Another node serves its queue `NAME` at this worker.
             true if !place.contains("=>") => Place::Route(format!("{place} => {}", worker(&name))),
@@ -285,7 +290,7 @@ mod tests {
         assert_eq!(read("./cards"), folder("cards", "./cards"));
         assert_eq!(read("cards=tcp:a.example:1"), route("cards", "tcp:a.example:1 => queue.cards"));
         assert_eq!(read("c=tcp:a.example:1 => hop => q"), route("c", "tcp:a.example:1 => hop => q"));
-        for wrong in ["", "=x", "a=", "..", "a b=x", "/"] {
+        for wrong in ["", "=x", "a=", "..", "a b=x", "/", "a=udp:a.example:1"] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
     }

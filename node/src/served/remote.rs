@@ -11,7 +11,7 @@ use onward_transports::queue::{
 };
 use onward_workers::AskError;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, sleep};
 
 use super::wire::{QueueAnswer, QueueRequest, durability_of, error_of, verdict_code};
@@ -115,10 +115,13 @@ impl Shared {
             loop {
                 due.tick().await;
                 let held: Vec<u64> = self.unsettled().iter().copied().collect();
+                let mut telling = JoinSet::new();
                 for tag in held {
-                    // One that was not extended comes again.
-                    let _ = self.tell(tag, Verdict::Extend).await;
+                    let shared = Arc::clone(&self);
+                    telling.spawn(async move { shared.tell(tag, Verdict::Extend).await });
                 }
+                // One that was not extended comes again.
+                while telling.join_next().await.is_some() {}
             }
         };
         tokio::select! {

@@ -59,8 +59,9 @@ pub struct QueueLimits {
     pub ack_wait: Duration,
     /// Messages of one mailbox that are handed out, or wait for the end of a pause, at once; by default 1,024.
     pub unsettled: usize,
-    /// Bytes of messages that are handed out at once, all mailboxes together, by default 64 MiB; further ones stay on
-    /// the disk. One larger message is handed out alone.
+    /// Bytes of messages that one subscription has at once, by default 1 MiB; one larger message is handed out alone.
+    pub subscription_bytes: u64,
+    /// Bytes of messages that all subscriptions together have at once, by default 256 MiB; further ones stay on the disk.
     pub unsettled_bytes: u64,
     /// How often a subscriber may end or fall silent with a message before that is a dead letter, by
     /// default 6.
@@ -89,7 +90,8 @@ impl Default for QueueLimits {
             lifetime: 30 * DAY,
             ack_wait: Duration::from_secs(30),
             unsettled: 1024,
-            unsettled_bytes: 64 << 20,
+            subscription_bytes: 1 << 20,
+            unsettled_bytes: 256 << 20,
             unanswered: 6,
             dedup_window: Duration::from_secs(120),
             dedup_messages: 65_536,

@@ -82,6 +82,8 @@ struct Subscriber {
     seat: Seat,
     /// Messages sent to it so far.
     sent: u64,
+    /// Bytes of messages that it has.
+    bytes: u64,
 }
 
 /// A message that somebody has.
@@ -163,6 +165,7 @@ pub(crate) struct Depot {
     mailboxes: BTreeMap<u64, Mailbox>,
     numbers: HashMap<Subject, u64, RandomState>,
     next_sequence: u64,
+    last_number: u64,
     count: u64,
     bytes: u64,
     window: Window,
@@ -204,6 +207,7 @@ impl Depot {
             mailboxes: BTreeMap::new(),
             numbers: HashMap::default(),
             next_sequence: 1,
+            last_number: 0,
             count: 0,
             bytes: 0,
             window: Window::default(),
@@ -285,6 +289,7 @@ impl Depot {
         self.window = Window::default();
         self.leases.clear();
         self.leased_bytes = 0;
+        self.subscribers.values_mut().for_each(|subscriber| subscriber.bytes = 0);
         self.starved.clear();
         self.lease_ends.clear();
         self.paused.clear();
@@ -607,8 +612,11 @@ impl Depot {
                 Err(error) => tell(reply, Err(error)),
             },
             Request::Subscribe { id, subject, seat } => {
-                self.subscribers.insert(id, Subscriber { mailbox: 0, seat, sent: 0 });
-                self.sit(id, &subject);
+                // Without a place for its mailbox the subscription ends at once.
+                if self.has_place_for(&subject) {
+                    self.subscribers.insert(id, Subscriber { mailbox: 0, seat, sent: 0, bytes: 0 });
+                    self.sit(id, &subject);
+                }
             }
             Request::Unsubscribe { id } => {
                 if let Some(subscriber) = self.subscribers.remove(&id)
@@ -650,8 +658,7 @@ impl Depot {
         if message.ttl.is_zero() {
             return Err(QueueError::Expired);
         }
-        let known = self.numbers.contains_key(&message.subject);
-        if !known && self.mailboxes.len() as u64 >= self.limits.mailboxes && !self.forget_an_idle_one() {
+        if !self.has_place_for(&message.subject) {
             return Err(exceeded("mailboxes", self.limits.mailboxes));
         }
         let number = self.number(&message.subject);
@@ -743,6 +750,7 @@ impl Depot {
         self.ready.append(&mut self.starved);
         if let Some(subscriber) = self.subscribers.get_mut(&lease.subscriber) {
             subscriber.seat.credit += 1;
+            subscriber.bytes = subscriber.bytes.saturating_sub(lease.waiting.bytes);
         }
         if let Some(mailbox) = self.mailboxes.get_mut(&lease.place.mailbox) {
             mailbox.unsettled = mailbox.unsettled.saturating_sub(1);
@@ -787,7 +795,10 @@ impl Depot {
 
     /// A message is done with; it leaves the file with the next commit.
     fn remove(&mut self, place: Place, bytes: u64, now: Now) {
-        self.settled.insert(place);
+        // It may have been found expired in two ways; it is counted out once.
+        if !self.settled.insert(place) {
+            return;
+        }
         self.leave(place.mailbox, &[(place, bytes)]);
         self.lag_end.get_or_insert(now.steady + LAG);
     }
@@ -947,13 +958,23 @@ impl Depot {
         if let Some(number) = self.numbers.get(subject) {
             return *number;
         }
-        let number = self.mailboxes.last_key_value().map_or(1, |(last, _)| last + 1);
+        // Never one that was used: entries of a mailbox that was forgotten may still be in the file.
+        let last = self.mailboxes.last_key_value().map_or(0, |(last, _)| *last);
+        let number = self.last_number.max(last) + 1;
+        self.last_number = number;
         self.numbers.insert(subject.clone(), number);
         let mut mailbox = Mailbox::new(subject.clone());
         mailbox.cursor = self.next_sequence;
         self.mailboxes.insert(number, mailbox);
         self.rows.insert(number);
         number
+    }
+
+    /// Whether a mailbox is known, or may become so.
+    fn has_place_for(&mut self, subject: &Subject) -> bool {
+        self.numbers.contains_key(subject)
+            || (self.mailboxes.len() as u64) < self.limits.mailboxes
+            || self.forget_an_idle_one()
     }
 
     /// Forgets a mailbox that has nothing and that nobody waits for.
@@ -1041,6 +1062,12 @@ impl Depot {
             }
             true
         });
+        if !expired.is_empty()
+            && let Some(mailbox) = self.mailboxes.get_mut(&number)
+        {
+            // What is left of them in memory would be counted out once more when it is handed out.
+            self.fresh_bytes -= mailbox.forget_fresh();
+        }
         for (place, bytes) in expired {
             self.remove(place, bytes, now);
         }
@@ -1066,8 +1093,10 @@ impl Depot {
     fn hand_out_of(&mut self, number: u64, now: Now) -> Result<(), Trouble> {
         loop {
             let Some(mailbox) = self.mailboxes.get_mut(&number) else { return Ok(()) };
-            let has_credit =
-                |id: &u64| self.subscribers.get(id).is_some_and(|subscriber| subscriber.seat.credit > 0);
+            let most = self.limits.subscription_bytes;
+            let has_credit = |id: &u64| {
+                self.subscribers.get(id).is_some_and(|one| one.seat.credit > 0 && one.bytes < most)
+            };
             let Some(turn) = mailbox.subscribers.iter().position(has_credit) else { return Ok(()) };
             if mailbox.count == 0 {
                 return Ok(());
@@ -1101,6 +1130,7 @@ impl Depot {
         self.leases.insert(tag, lease);
         self.lease_ends.push_back((until, tag));
         subscriber.sent += 1;
+        subscriber.bytes += waiting.bytes;
         subscriber.seat.credit -= 1;
         if let Some(mailbox) = self.mailboxes.get_mut(&place.mailbox) {
             mailbox.unsettled += 1;
