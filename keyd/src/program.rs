@@ -99,6 +99,9 @@ fn digest_of(pid: u32, known: &mut HashMap<FileId, [u8; 32]>) -> io::Result<[u8;
     // The link of the kernel leads to the very file that runs, also when it was renamed or unlinked.
     let mut file = File::open(format!("/proc/{pid}/exe"))?;
     let metadata = file.metadata()?;
+    if metadata.len() > PROGRAM_BYTES_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     let id = FileId {
         device: metadata.dev(),
         inode: metadata.ino(),
@@ -125,6 +128,9 @@ fn digest_of(pid: u32, known: &mut HashMap<FileId, [u8; 32]>) -> io::Result<[u8;
 
 /// The argument that makes this program the helper.
 pub const EXAMINE: &str = "examine";
+
+/// Longest program that is read: the service waits for its digest.
+const PROGRAM_BYTES_MAX: u64 = 256 << 20;
 
 /// Files whose digests are remembered, at most.
 const KNOWN_MAX: usize = 1024;
