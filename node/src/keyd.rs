@@ -34,6 +34,9 @@ use zeroize::{Zeroize as _, Zeroizing};
 /// How long a request may take, connecting included. Source: docs/protocol.md §7.1.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
+/// Bytes of requests that wait for a service that takes nothing.
+const UNWRITTEN_BYTES_MAX: usize = 1 << 20;
+
 /// How long unlocking may take: a guess at a passphrase costs time on purpose.
 const UNLOCK_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -346,6 +349,10 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 Err(error) => return Err(error),
             };
+        }
+        if state.unwritten.len() + framed.len() - written > UNWRITTEN_BYTES_MAX {
+            // The service takes nothing: the connection counts as lost.
+            return Err(io::ErrorKind::TimedOut.into());
         }
         state.unwritten.extend_from_slice(&framed[written..]);
         state.waiting.insert(id, answer);

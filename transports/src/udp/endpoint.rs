@@ -482,12 +482,21 @@ impl Endpoint {
             return;
         }
         peer.moving = None;
-        let old = std::mem::replace(&mut peer.address, from);
-        peer.hear(now);
-        if let Role::Responder { initiator, .. } = peer.role {
+        let (old, initiator) = match peer.role {
+            Role::Responder { initiator, .. } => (peer.address, Some(initiator)),
+            Role::Initiator { .. } => (peer.address, None),
+        };
+        if let Some(initiator) = initiator {
+            // Two peers with one name at one address would count as one.
+            if self.accepted.contains_key(&(from, initiator)) {
+                return;
+            }
             self.accepted.remove(&(old, initiator));
             self.accepted.insert((from, initiator), to);
         }
+        let Some(peer) = self.known(to) else { return };
+        peer.address = from;
+        peer.hear(now);
         self.counters.moves.fetch_add(1, Relaxed);
     }
 

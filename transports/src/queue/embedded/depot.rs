@@ -984,6 +984,7 @@ impl Depot {
     }
 
     fn forget(&mut self, number: u64) -> bool {
+        self.last_number = self.last_number.max(number);
         self.rows.remove(&number);
         self.ready.remove(&number);
         if let Some(mailbox) = self.mailboxes.remove(&number) {
