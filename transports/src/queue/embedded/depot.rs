@@ -20,7 +20,7 @@ use super::super::{
     DeadLetter, Delivery, Durability, Lane, MESSAGE_BYTES_MAX, Mid, Publish, QueueError, Reason, Settle,
     Stored, Subject, Verdict,
 };
-use super::file::{Edits, Opening, QueueFile, Trouble};
+use super::file::{Edits, Opened, Opening, QueueFile, Trouble};
 use super::mailbox::{Fresh, Mailbox, Waiting};
 use super::medium::Medium;
 use super::record::{Entry, Message, Place, Recent, checksum};
@@ -227,8 +227,9 @@ impl Depot {
             fresh_bytes: 0,
             edits: Edits::default(),
         };
-        depot.load(opened.file).map_err(|trouble| refusal(&trouble))?;
-        Ok((depot, opened.opening))
+        let opening = opened.opening;
+        depot.load(opened).map_err(|trouble| refusal(&trouble))?;
+        Ok((depot, opening))
     }
 
     /// Does what is asked, commits it, answers, and hands out messages.
@@ -278,7 +279,8 @@ impl Depot {
 
     /// Learns what is in a file, in the place of all that was known. Subscribers stay; what they have
     /// is handed out again.
-    fn load(&mut self, file: QueueFile) -> Result<(), Trouble> {
+    fn load(&mut self, opened: Opened) -> Result<(), Trouble> {
+        let Opened { file, opening } = opened;
         let seats: Vec<(u64, Subject)> = self
             .subscribers
             .iter()
@@ -300,7 +302,14 @@ impl Depot {
         (self.count, self.bytes, self.fresh_bytes) = (0, 0, 0);
         let everything = Place::COUNTER..Place { mailbox: u64::MAX, sequence: 0 };
         file.each(everything, |place, bytes| {
-            self.load_entry(place, Entry::decode(file.mark(), place, bytes), bytes.len() as u64);
+            let entry = Entry::decode(file.mark(), place, bytes);
+            if let (Some(Entry::Message(message)), true) = (&entry, opening.found > 0) {
+                // What was found again, or a part of it, came without its entry in the window.
+                let (mailbox, check) = (place.mailbox, checksum(message.body));
+                let recent = Recent { mailbox, mid: message.mid, check, stored: message.stored };
+                self.window.note(&recent);
+            }
+            self.load_entry(place, entry, bytes.len() as u64);
             true
         })?;
         let next = self.next_sequence;
@@ -362,7 +371,7 @@ impl Depot {
         match QueueFile::open(&*self.medium) {
             Ok(opened) if !opened.opening.is_set_aside => self.file = Some(opened.file),
             Ok(opened) => {
-                if let Err(trouble) = self.load(opened.file) {
+                if let Err(trouble) = self.load(opened) {
                     self.fail(trouble, now);
                 }
             }
