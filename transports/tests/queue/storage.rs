@@ -143,8 +143,8 @@ fn run(row: &Row, name: &str, folder: &Path, how: &str) {
     let figures = said.lines().find_map(|line| line.strip_prefix("figures ")).unwrap();
     let figures: Vec<f64> = figures.split(' ').map(|figure| figure.parse().unwrap()).collect();
     row.at_least(&format!("{name}: stored until it is full"), figures[0], 100.0);
-    row.at_most(&format!("{name}: refused after ms"), figures[1], 100.0);
-    row.at_most(&format!("{name}: works again after ms"), figures[2], 1_000.0);
+    row.takes_at_most(&format!("{name}: refused after ms"), figures[1], 100.0);
+    row.takes_at_most(&format!("{name}: works again after ms"), figures[2], 1_000.0);
     row.exactly(&format!("{name}: acknowledged and lost"), figures[3], 0.0);
 }
 
