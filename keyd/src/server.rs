@@ -8,7 +8,6 @@
 
 use std::io::{self, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use onward_keys::service::{Call, Outcome, Refusal, Request, frame, put_answer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -63,7 +62,7 @@ impl Server {
             let ready = self.wait(&clients)?;
             if ready.stop {
                 // Locked already is as good.
-                let _ = self.service.lock(now());
+                let _ = self.service.lock(Now::read());
                 return Ok(());
             }
             if ready.hang_up {
@@ -81,9 +80,9 @@ impl Server {
             for client in &mut clients {
                 client.serve(turn, connected, &mut self.service, self.examiner.as_mut());
             }
-            if self.service.record(now()).is_err() {
+            if self.service.record(Now::read()).is_err() {
                 // What is not on record is not answered, and nothing more is done.
-                let _ = self.service.lock(now());
+                let _ = self.service.lock(Now::read());
                 clients.clear();
             }
             for client in &mut clients {
@@ -125,7 +124,7 @@ impl Server {
             _ => {}
         }
         // Locked already is as good.
-        let _ = self.service.lock(now());
+        let _ = self.service.lock(Now::read());
         Ok(())
     }
 
@@ -251,7 +250,7 @@ impl Connection {
                 let exe = examiner.as_mut().and_then(|examiner| look(&self.peer, examiner));
                 self.caller.client.exe = exe;
             }
-            let mut answer = service.answer(now(), &mut self.caller, &request.call);
+            let mut answer = service.answer(Now::read(), &mut self.caller, &request.call);
             if let (Call::Status, Ok(Outcome::State(state))) = (&request.call, &mut answer) {
                 state.clients = connected;
             }
@@ -318,11 +317,6 @@ fn answer_bytes(answer: &Result<Outcome, Refusal>) -> usize {
 fn look(peer: &Peer, examiner: &mut Examiner) -> Option<[u8; 32]> {
     let digest = examiner.digest(peer.pid.as_raw_nonzero().get());
     digest.filter(|_| peer.lives())
-}
-
-fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { unix_ms: unix.as_millis() as u64, steady: Instant::now() }
 }
 
 /// Bytes read at once.

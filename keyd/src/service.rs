@@ -9,19 +9,20 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use onward_channels::identity::{Credential, KeyAttest};
-use onward_keys::arena::Arena;
-use onward_keys::audit::{Event, Note};
+use onward_keys::arena::{Arena, Secret};
+use onward_keys::audit::{Event, Log, Note};
 use onward_keys::service::{
     BODY_BYTES_MAX, Call, CallKind, KeyMeta, KeyState, NewKey, Outcome, Refusal, ServiceState,
 };
 use onward_keys::store::{Cost, Key, Sealed, Store};
 use onward_keys::{KeyError, KeyId, KeyUsage, Label, SignatureType, StoreError, private, strict};
+use rustix::time::ClockId;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::log::AuditLog;
+use crate::log::{self, AUDIT_NAMES, LogFiles};
 use crate::policy::{Client, NEVER_SIGNED, Policy, Rule, Wish};
 
 /// The label of the key that signs the heads of the audit log. Nobody else may use a key of this label.
@@ -46,9 +47,20 @@ pub struct Now {
     pub unix_ms: u64,
     /// A clock that only goes forward.
     pub steady: Instant,
+    /// How long the machine has run, sleep included.
+    pub boot: Duration,
 }
 
 impl Now {
+    /// What the clocks say.
+    #[must_use]
+    pub fn read() -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let boot = rustix::time::clock_gettime(ClockId::Boottime);
+        let boot = Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32);
+        Self { unix_ms: unix.as_millis() as u64, steady: Instant::now(), boot }
+    }
+
     fn seconds(self) -> u64 {
         self.unix_ms / 1000
     }
@@ -104,7 +116,15 @@ enum State {
 
 struct Unlocked {
     store: Store,
-    log: AuditLog,
+    log: Log<LogFiles>,
+    /// Gives keys and users their names in the log.
+    log_key: Secret,
+}
+
+impl Unlocked {
+    fn note(&mut self, now: Now, note: &Note) {
+        self.log.note(now.unix_ms, &note.entry(self.log_key.as_bytes()));
+    }
 }
 
 impl Service {
@@ -179,8 +199,8 @@ impl Service {
         let State::Unlocked(unlocked) = &mut self.state else {
             return Ok(());
         };
-        let Unlocked { store, log } = &mut **unlocked;
-        log.write(now, |body| {
+        let Unlocked { store, log, .. } = &mut **unlocked;
+        log.write(now.unix_ms, now.boot, |body| {
             let key = store.keys().find(|key| is_audit_key(&key.meta))?;
             Some(private::sign(key.secret.as_ref()?.as_bytes(), SignatureType::AuditSth, body))
         })
@@ -197,7 +217,7 @@ impl Service {
         };
         let note =
             Note { event: Event::Stop, call: CallKind::Lock, key: None, rule: 0, user: self.settings.uid };
-        unlocked.log.note(now, &note);
+        unlocked.note(now, &note);
         unlocked.log.end();
         let recorded = self.record(now);
         self.rates.clear();
@@ -309,11 +329,14 @@ impl Service {
             }
         };
         let log_key = store.derive(&Label::new("audit/log")).map_err(|_| Refusal::Backend)?;
-        let mut log =
-            AuditLog::open(&self.settings.directory, log_key, &signer).map_err(|_| Refusal::Backend)?;
+        let directory = &self.settings.directory;
+        let log = LogFiles::open(directory, AUDIT_NAMES, log_key.as_bytes(), |_| ())
+            .and_then(|log| log::write_signer(directory, &signer).map(|()| log))
+            .map_err(|_| Refusal::Backend)?;
         let user = caller.client.uid;
-        log.note(now, &Note { event: Event::Start, call: CallKind::Unlock, key: None, rule: 0, user });
-        self.state = State::Unlocked(Box::new(Unlocked { store, log }));
+        let mut unlocked = Unlocked { store, log, log_key };
+        unlocked.note(now, &Note { event: Event::Start, call: CallKind::Unlock, key: None, rule: 0, user });
+        self.state = State::Unlocked(Box::new(unlocked));
         self.period += 1;
         Ok(())
     }
@@ -403,7 +426,7 @@ impl Service {
             Err(_) => return,
         };
         if let State::Unlocked(unlocked) = &mut self.state {
-            unlocked.log.note(now, &Note { event, call: call.kind(), key, rule, user: caller.client.uid });
+            unlocked.note(now, &Note { event, call: call.kind(), key, rule, user: caller.client.uid });
         }
     }
 }
