@@ -92,10 +92,22 @@ impl<M: Medium> Log<M> {
         self.id
     }
 
+    /// Where the log is written.
+    #[must_use]
+    pub fn medium(&self) -> &M {
+        &self.medium
+    }
+
     /// Leaves in the log, the pending ones included: the place of the next.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.tree.size()
+    }
+
+    /// Whether there are leaves under no head yet.
+    #[must_use]
+    pub fn is_ahead(&self) -> bool {
+        self.tree.size() > self.headed
     }
 
     /// The last head of this process.
