@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use onward_keyd::cache::CACHE_PLACES;
 use onward_keyd::files::{self, FileError, POLICY_NAME, SOCKET_NAME};
 use onward_keyd::policy::{Client, Policy, Wish};
 use onward_keyd::program::{self, EXAMINE, Examiner};
@@ -113,7 +114,7 @@ fn serve(plan: Plan) -> Result<(), Failed> {
         files::bind(&plan.socket.unwrap_or_else(|| directory.join(SOCKET_NAME)), plan.socket_mode)?;
     let (stop, hang_up) = signals()?;
     let notify = service_manager();
-    let arena = Arena::new(ARENA_PLACES, plan.swappable)?;
+    let arena = Arena::new(ARENA_PLACES + CACHE_PLACES, plan.swappable)?;
     let mut protection = sandbox::lock_memory(arena.protection());
     let policy_directory = settings.policy.parent().unwrap_or(&directory).to_owned();
     protection.extend(sandbox::enter(&directory, &policy_directory)?);

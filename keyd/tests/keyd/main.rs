@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
 mod audit;
+mod cache;
 mod crash;
 mod harness;
 mod host;

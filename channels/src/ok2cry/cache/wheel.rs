@@ -18,7 +18,7 @@ const SLOT: Duration = Duration::from_millis(100);
 
 impl Wheel {
     pub(super) fn add(&mut self, due: Duration, key: DisposableKeyId) {
-        let slot = due.as_millis().div_ceil(SLOT.as_millis()) as u64;
+        let slot = due.as_nanos().div_ceil(SLOT.as_nanos()) as u64;
         self.slots.entry(slot).or_default().push(key);
     }
 
@@ -49,6 +49,15 @@ fn end(slot: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_a_millisecond_makes_nothing_due_early() {
+        let mut wheel = Wheel::default();
+        let due = Duration::from_millis(1000) + Duration::from_nanos(1);
+        wheel.add(due, DisposableKeyId::from_bytes([1; 16]));
+        assert_eq!(wheel.pop(Duration::from_millis(1000)), None);
+        assert!(wheel.due().is_some_and(|at| at >= due));
+    }
 
     #[test]
     fn a_key_is_due_at_most_a_slot_late_and_never_early() {
