@@ -41,6 +41,8 @@ pub use identity::Identity;
 pub use keyd::{DEADLINE as KEY_DEADLINE, KeyClient};
 #[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
+#[cfg(feature = "ok2cry")]
+pub use onward_channels::ok2cry;
 #[cfg(feature = "channels")]
 pub use onward_channels::{
     CloseCode, Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite,
