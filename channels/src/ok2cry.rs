@@ -11,6 +11,7 @@
 //!
 //! Specification: docs/protocol.md §5.1 to §5.3.
 
+pub mod cache;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;

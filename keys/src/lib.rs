@@ -27,6 +27,7 @@ mod backend;
 mod error;
 mod hash;
 mod hpke;
+mod keep;
 mod kem;
 mod label;
 pub mod private;
@@ -40,6 +41,7 @@ pub mod strict;
 mod vault;
 #[cfg(feature = "witness")]
 pub mod witness;
+mod wrapping;
 
 pub use aead::{Aead, AeadAlgorithm, TAG_BYTES, Unauthentic};
 pub use agreement::NonContributory;
@@ -47,6 +49,7 @@ pub use backend::Backend;
 pub use error::{KeyError, Operation, StoreError};
 pub use hash::{hash, hkdf_expand, hkdf_extract, mac, mac_verify};
 pub use hpke::{HpkeSealed, HpkeSuite, InvalidPublicKey};
+pub use keep::{Keep, Kept};
 pub use kem::{CIPHERTEXT_BYTES, DecapsulationKey, ENCAPSULATION_KEY_BYTES, InvalidEncapsulationKey};
 pub use label::Label;
 pub use rand_core::CryptoRng;
@@ -54,3 +57,4 @@ pub use secret::SharedSecret;
 pub use signature::{PublicKey, Signature, SignatureAlgorithm, SignatureError, SignatureType, signed_bytes};
 pub use software::{SoftwareVault, read_development_key};
 pub use vault::{Answer, KeyId, KeyInfo, KeyUsage, PublicHalf, Vault};
+pub use wrapping::{LONG_NONCE_BYTES, unwrap, wrap};
