@@ -79,11 +79,17 @@ fn put_number(number: f64, text: &mut String) {
         text.push('0');
         return;
     }
-    let shortest = format!("{:e}", number.abs());
-    let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
-    let digits = digits.replace('.', "");
+    // Of two shortest numbers that lie equally near, the even one: as serde_json writes them, and Rust does not.
+    let Some(shortest) = Number::from_f64(number.abs()).map(|number| number.to_string()) else { return };
+    let (mantissa, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
+    let (whole, part) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let written = [whole, part].concat();
+    let digits = written.trim_start_matches('0');
+    let leading = written.len() - digits.len();
+    let digits = digits.trim_end_matches('0');
     // The number is 0.digits × 10^point.
-    let point = exponent.parse::<i32>().unwrap_or(0) + 1;
+    let shift = i32::try_from(whole.len()).unwrap_or(0) - i32::try_from(leading).unwrap_or(0);
+    let point = exponent.parse::<i32>().unwrap_or(0) + shift;
     let count = i32::try_from(digits.len()).unwrap_or(i32::MAX);
     if number < 0.0 {
         text.push('-');
@@ -100,7 +106,7 @@ fn put_number(number: f64, text: &mut String) {
     } else if (-5..=0).contains(&point) {
         text.push_str("0.");
         text.push_str(&zeros(-point));
-        text.push_str(&digits);
+        text.push_str(digits);
     } else {
         let (first, rest) = digits.split_at(1);
         text.push_str(first);
