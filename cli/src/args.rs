@@ -68,6 +68,9 @@ pub(crate) enum Command {
     /// Start and steer the key service, which holds private keys
     #[command(subcommand)]
     Keyd(KeydCommand),
+    /// Show the cache of disposable keys in the key service
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Check and show what was done with which key
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -318,6 +321,11 @@ pub(crate) enum IdentityCommand {
     Create {
         #[arg(default_value = "default")]
         name: String,
+        /// Keep its private keys in the key service, whose passphrase is asked for
+        #[arg(long)]
+        keyd: bool,
+        #[command(flatten)]
+        at: AtService,
     },
     /// Print identifiers
     Show {
@@ -447,6 +455,15 @@ pub(crate) enum KeydCommand {
     /// Check a policy, see why it decides as it does
     #[command(subcommand)]
     Policy(KeydPolicyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Show how many disposable keys live, and the log of their lives
+    Status {
+        #[command(flatten)]
+        at: AtService,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -28,6 +28,7 @@ mod error;
 mod hash;
 mod hpke;
 mod jose;
+mod keep;
 mod kem;
 mod label;
 pub mod private;
@@ -41,6 +42,7 @@ pub mod strict;
 mod vault;
 #[cfg(feature = "witness")]
 pub mod witness;
+mod wrapping;
 
 pub use aead::{Aead, AeadAlgorithm, TAG_BYTES, Unauthentic};
 pub use agreement::NonContributory;
@@ -49,6 +51,7 @@ pub use error::{KeyError, Operation, StoreError};
 pub use hash::{hash, hkdf_expand, hkdf_extract, mac, mac_verify, sha256};
 pub use hpke::{HpkeSealed, HpkeSuite, InvalidPublicKey};
 pub use jose::JoseKey;
+pub use keep::{Keep, Kept};
 pub use kem::{CIPHERTEXT_BYTES, DecapsulationKey, ENCAPSULATION_KEY_BYTES, InvalidEncapsulationKey};
 pub use label::Label;
 pub use rand_core::CryptoRng;
@@ -56,3 +59,4 @@ pub use secret::SharedSecret;
 pub use signature::{PublicKey, Signature, SignatureAlgorithm, SignatureError, SignatureType, signed_bytes};
 pub use software::{SoftwareVault, read_development_key};
 pub use vault::{Answer, KeyId, KeyInfo, KeyUsage, PublicHalf, Vault};
+pub use wrapping::{LONG_NONCE_BYTES, unwrap, wrap};

@@ -145,6 +145,7 @@ impl KeyObject {
                     _ => return Err(ExchangeError::Unsigned),
                 },
             },
+            #[cfg(feature = "ok2cry-json")]
             TrustMode::Bound { verifier, subject } => {
                 let token = extensions.token.as_deref().ok_or(ExchangeError::Unsigned)?;
                 let claims = verifier.verify(token, &body, subject, demand.now)?;

@@ -7,7 +7,9 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use super::{DisposableKeyId, TokenVerifier};
+use super::DisposableKeyId;
+#[cfg(feature = "ok2cry-json")]
+use super::TokenVerifier;
 use crate::identity::{AttributeValue, Identifier, Trust, VerifiedPeer};
 
 /// What a party that seals asks of a disposable key.
@@ -15,6 +17,7 @@ pub enum TrustMode<'a> {
     /// It is signed by a pinned end, or came through a channel whose peer is one. What is sealed is signed too.
     Identity(&'a Pins),
     /// A JWT that a known issuer gave to the end names it. Confidentiality only: nothing says who answers.
+    #[cfg(feature = "ok2cry-json")]
     Bound {
         /// The issuer, its keys and the API.
         verifier: &'a mut TokenVerifier,
@@ -30,6 +33,7 @@ impl fmt::Debug for TrustMode<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Identity(_) => "Identity",
+            #[cfg(feature = "ok2cry-json")]
             Self::Bound { .. } => "Bound",
             Self::Transitive => "Transitive",
         })
@@ -125,6 +129,7 @@ pub enum Voucher {
     /// This identity signed it, or handed it over itself.
     Identity(Identifier),
     /// A JWT named it.
+    #[cfg(feature = "ok2cry-json")]
     Token {
         /// Its `iss`.
         issuer: String,

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
+mod activation;
 mod audit;
+mod cache;
 mod crash;
 mod harness;
 mod host;
