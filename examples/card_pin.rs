@@ -15,8 +15,8 @@ async fn party(name: &str) -> anyhow::Result<(Node, Identity, Exchanges)> {
     let node = Node::builder(name).start().await?;
     let identity = node.create_identity().await?;
     // For development; a `KeyClient` keeps the disposable keys in the key service instead.
-    let cache = CacheClient::new(LocalCache::start(CacheLimits::default(), Owner::of_user(0))?);
-    let exchanges = node.exchanges(&identity, cache).await?;
+    let cache = LocalCache::start(CacheLimits::default(), Owner::of_user(0))?;
+    let exchanges = node.exchanges(&identity, CacheClient::new(cache)).await?;
     Ok((node, identity, exchanges))
 }
 
@@ -26,7 +26,6 @@ async fn main() -> anyhow::Result<()> {
         (party("customer").await?, party("bank").await?);
     let (read, set) = (context("GET", "/card/7/pin", b"1"), context("PUT", "/card/7/pin", b"2"));
     let trusted = Pins::identifiers([customer.identifier()]);
-
     // The bank seals the PIN to a key that the customer signed for this very request, and to no other.
     let (sealing, pins) = (at_bank.clone(), trusted.clone());
     let seal = move |Raw(shown): Raw| {
@@ -45,8 +44,8 @@ async fn main() -> anyhow::Result<()> {
     let open = move |Raw(sealed): Raw| {
         let (opening, own, pins) = (opening.clone(), Arc::clone(&own), pins.clone());
         async move {
-            let sealed = Sealed::decode(&sealed)?;
-            let new = opening.open(&own, &sealed, SealerTrust::Identity(&pins), None).await?;
+            let (sealed, from) = (Sealed::decode(&sealed)?, SealerTrust::Identity(&pins));
+            let new = opening.open(&own, &sealed, from, None).await?;
             Ok::<_, Failure>(String::from_utf8_lossy(&new.plaintext) == "9137")
         }
     };
@@ -56,11 +55,11 @@ async fn main() -> anyhow::Result<()> {
 
     // The company in between forwards what it cannot read.
     let company = Node::builder("company").start().await?;
-    company.start_hop("company")?;
+    company.start_hop("hop")?;
     let at_company = company.listen_tcp("127.0.0.1:0").await?;
-    at_company.expose("company")?;
+    at_company.expose("hop")?;
     at_company.allow_dial(at_bank.name())?;
-    let way = format!("{} => company => {}", at_company.name(), at_bank.name());
+    let way = format!("{} => hop => {}", at_company.name(), at_bank.name());
 
     let from_bank = Pins::identifiers([bank.identifier()]);
     let key = exchanges.new_key(KeyWish::answer(API, "read pin", read)).await?;
@@ -69,13 +68,13 @@ async fn main() -> anyhow::Result<()> {
     let sealed = Sealed::decode(&sealed.0)?;
     let pin = exchanges.open(&key, &sealed, SealerTrust::Identity(&from_bank), None).await?;
     println!("the customer reads {}", String::from_utf8_lossy(&pin.plaintext));
-    let again = exchanges.open(&key, &sealed, SealerTrust::Identity(&from_bank), None).await.is_ok();
-    println!("opened a second time: {again}");
+    let again = exchanges.open(&key, &sealed, SealerTrust::Identity(&from_bank), None).await;
+    println!("opened a second time: {}", again.is_ok());
 
     let about = (Direction::RequestToMe, API, set);
     let key = exchanges.verify(key_for_new.object().clone(), about, TrustMode::Identity(&from_bank), None)?;
     let sealed = Raw(exchanges.seal(key, b"9137", None, &[]).await?.encode().into());
-    let is_set: bool = customer_node.route(&format!("{way} => set-pin"))?.ask(&sealed).await?;
-    println!("the bank has the new PIN: {is_set}");
+    let set: bool = customer_node.route(&format!("{way} => set-pin"))?.ask(&sealed).await?;
+    println!("the bank has the new PIN: {set}");
     Ok(())
 }
