@@ -686,7 +686,8 @@ mod tests {
 
     #[test]
     fn n5_5_what_is_wrapped_opens_as_nothing_but_what_it_was_wrapped_as() {
-        let changes: [&dyn Fn(&mut Cache, DisposableKeyId, DisposableKeyId); 5] = [
+        type Change<'a> = &'a dyn Fn(&mut Cache, DisposableKeyId, DisposableKeyId);
+        let changes: [Change<'_>; 5] = [
             // Another key's, by nonce, bytes and tag.
             &|cache, key, other| {
                 let Wrapped { nonce, secret, tag } = blob(cache, other).wrapped;

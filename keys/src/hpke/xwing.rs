@@ -87,9 +87,10 @@ fn combine(
     public: &[u8; 32],
 ) -> SharedSecret {
     let mut hash = Sha3_256::new();
-    for part in [kem.as_bytes(), x25519.as_bytes(), ciphertext, public, &LABEL[..]] {
+    for part in [kem.as_bytes(), x25519.as_bytes(), ciphertext, public] {
         sha3::Digest::update(&mut hash, part);
     }
+    sha3::Digest::update(&mut hash, LABEL);
     SharedSecret::new(&Zeroizing::new(hash.finalize().into()))
 }
 
