@@ -37,7 +37,8 @@ use self::owner::Account;
 use self::records::Records;
 use self::wheel::Wheel;
 use super::{
-    DisposableKey, DisposableKeyId, ExchangeError, KeyBody, Policy, Sealed, TTL_SECONDS_MAX, Terms, open, pem,
+    CHILD_MARGIN_SECONDS, DisposableKey, DisposableKeyId, ExchangeError, KeyBody, Policy, Sealed,
+    TTL_SECONDS_MAX, Terms, open, pem,
 };
 use crate::identity::IdPayload;
 use crate::random::SeededRandom;
@@ -53,9 +54,6 @@ pub use owner::{Asker, Owner, Quota};
 
 /// Failed uses that end a key.
 pub const FAILURES_MAX: u8 = 8;
-
-/// By how many seconds a key of a part ends before the key of its exchange. Source: docs/protocol.md §5.4.
-pub const CHILD_MARGIN_SECONDS: u64 = 5;
 
 /// Keys that one turn of the sweep ends or forgets, at most: well below a millisecond.
 pub const SWEEP_MAX: usize = 128;
