@@ -3,32 +3,44 @@
 //! [`Broker`] is what every queue can do: keep a message under a [`Subject`], and hand it to a
 //! subscriber until that one settles it. Of all of them the same is assumed: *at least once, in any
 //! order, after any delay*. [`EmbeddedQueue`] keeps messages on the disk of this machine and needs no
-//! server.
+//! server; [`connect`] leads to those that others run.
 //!
 //! A broker sees and may change all that it carries. It authenticates nobody, looks into no body, and
 //! is never counted as protection: what must be secret or unaltered is sealed before it comes here.
 //!
 //! Specification: docs/protocol.md §2.3.
 
+#[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "there is no kind of broker then"))]
+mod address;
 #[doc(hidden)]
 pub mod conformance;
 mod dead;
 mod delivery;
+#[cfg(feature = "nats")]
+mod desk;
 mod embedded;
 mod error;
 mod inbox;
 mod message;
+#[cfg(feature = "nats")]
+mod nats;
 mod outbox;
 mod post;
+#[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "there is no kind of broker then"))]
+mod server;
 mod subject;
 mod transport;
 
+pub use address::{BrokerAddress, BrokerAddressError, BrokerKind};
 pub use dead::{DeadLetter, Reason};
 pub use delivery::{Delivery, Settle, Subscription, Verdict};
 pub use embedded::{DeadRow, EmbeddedQueue, Folder, MailboxRow, Medium, QueueLimits};
 pub use error::QueueError;
 pub use message::{Mid, QueueKind, QueueMessage};
+#[cfg(feature = "nats")]
+pub use nats::NatsQueue;
 pub use post::PostLimits;
+pub use server::{Server, Standing, Warning, connect};
 pub use subject::{Lane, Mailbox, Subject, SubjectError};
 pub use transport::{QueueTransport, random_mailbox};
 

@@ -1,0 +1,33 @@
+//! Brokers that others run: what every queue promises, against the real servers, which the tests start
+//! themselves; and what is left of messages when these are killed.
+#![allow(clippy::unwrap_used, reason = "unwrapping is how a test fails")]
+
+mod restart;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onward_transports::queue::conformance::{self, Abilities};
+use onward_transports::queue::{self, Durability};
+use onward_trials::{Server, ServerKind};
+
+/// A server of this kind and a connection to it, if it is installed.
+async fn broker(kind: ServerKind) -> Option<(Server, Arc<dyn queue::Server>)> {
+    let server = Server::start(kind)?;
+    let broker = queue::connect(&server.url().parse().unwrap()).await.unwrap();
+    println!("{}", broker.standing().software);
+    Some((server, broker))
+}
+
+async fn passes(kind: ServerKind, abilities: Abilities, durability: Durability) {
+    let Some((_server, broker)) = broker(kind).await else { return };
+    assert_eq!(broker.standing().durability, durability);
+    conformance::all(&*broker, abilities).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_passes_what_every_queue_has_to() {
+    let patience = Duration::from_millis(300);
+    let abilities = Abilities { recognises_repeats: true, is_orderly: true, patience };
+    passes(ServerKind::Nats, abilities, Durability::BrokerMemory).await;
+}

@@ -1,0 +1,251 @@
+//! Servers that tests start themselves: message brokers from the packages of the system, each on free
+//! ports of the loopback interface and in a folder of its own, with the settings that lose nothing.
+//!
+//! A server ends with its [`Server`], and with the process that started it, however that ends.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+/// How long a server may take until it answers: the slowest needs some seconds on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(5);
+
+/// What can be started.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ServerKind {
+    /// NATS with JetStream.
+    Nats,
+    /// Redis with an append-only file that is flushed at every command.
+    Redis,
+    /// Mosquitto, which saves its store at every change.
+    Mosquitto,
+    /// RabbitMQ.
+    RabbitMq,
+}
+
+impl ServerKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Nats, Self::Redis, Self::Mosquitto, Self::RabbitMq];
+
+    /// The Debian package that brings it.
+    #[must_use]
+    pub const fn package(self) -> &'static str {
+        match self {
+            Self::Nats => "nats-server",
+            Self::Redis => "redis-server",
+            Self::Mosquitto => "mosquitto",
+            Self::RabbitMq => "rabbitmq-server",
+        }
+    }
+
+    /// Where its program is, if it is installed.
+    #[must_use]
+    pub fn program(self) -> Option<PathBuf> {
+        // RabbitMQ's own script: the one in the path changes the user first.
+        let own = match self {
+            Self::RabbitMq => "/usr/lib/rabbitmq/bin",
+            _ => "/usr/sbin",
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(PathBuf::from(own)).chain(std::env::split_paths(&path));
+        folders.map(|folder| folder.join(self.package())).find(|program| program.is_file())
+    }
+
+    const fn scheme(self) -> &'static str {
+        match self {
+            Self::Nats => "nats",
+            Self::Redis => "redis",
+            Self::Mosquitto => "mqtt",
+            Self::RabbitMq => "amqp",
+        }
+    }
+}
+
+/// A server that runs, or was killed and can be started again on the same port and files.
+#[derive(Debug)]
+pub struct Server {
+    kind: ServerKind,
+    folder: TempDir,
+    port: u16,
+    /// Ports that only this server's own parts use.
+    inner_ports: [u16; 2],
+    running: Option<Child>,
+}
+
+impl Server {
+    /// Starts a server and waits until it answers; `None`, with a note on standard error, when it is not
+    /// installed. Blocks.
+    ///
+    /// # Panics
+    /// When it does not start, or is not installed although `CI=true` asks for everything.
+    #[must_use]
+    pub fn start(kind: ServerKind) -> Option<Self> {
+        if kind.program().is_none() {
+            let missing = format!("{} is not installed: NOT tested with it", kind.package());
+            assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "{missing}");
+            eprintln!("{missing}");
+            return None;
+        }
+        let folder = TempDir::new().unwrap_or_else(|error| panic!("no folder for a server: {error}"));
+        let [port, one, other] = free_ports();
+        let mut server = Self { kind, folder, port, inner_ports: [one, other], running: None };
+        server.restart();
+        Some(server)
+    }
+
+    /// Where clients find it: `nats://127.0.0.1:PORT` and the like.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://127.0.0.1:{}", self.kind.scheme(), self.port)
+    }
+
+    /// The folder with its configuration and data.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Kills it, with no time for anything.
+    pub fn kill(&mut self) {
+        let Some(mut child) = self.running.take() else { return };
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            // One that has ended already is what is wanted.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = child.wait();
+        let until = Instant::now() + PATIENCE;
+        while self.answers() && Instant::now() < until {
+            sleep(POLL);
+        }
+    }
+
+    /// Kills it if it runs, starts it on the same port and files, and waits until it accepts connections.
+    /// Blocks.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&mut self) {
+        self.kill();
+        let folder = self.folder.path().display().to_string();
+        let program = self.kind.program().unwrap_or_default();
+        let log = fs::File::create(self.folder.path().join("output.log"));
+        let log = log.unwrap_or_else(|error| panic!("no log for a server: {error}"));
+        let errors = log.try_clone().unwrap_or_else(|error| panic!("no log for a server: {error}"));
+        // RabbitMQ would start a name service that outlives it, if there were none.
+        let names = match self.kind {
+            ServerKind::RabbitMq => "epmd & until epmd -names >/dev/null 2>&1; do sleep 0.02; done; ",
+            _ => "",
+        };
+        // The shell ends them all when its input ends, which is when this process does.
+        let script = format!("{names}\"$@\" & read -r _; kill -9 -- -$$");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh"]).arg(program);
+        self.configure(&mut command, &folder)
+            .unwrap_or_else(|error| panic!("a server cannot be configured: {error}"));
+        let child = command.stdin(Stdio::piped()).stdout(log).stderr(errors).process_group(0).spawn();
+        self.running = Some(child.unwrap_or_else(|error| panic!("a server does not start: {error}")));
+        let until = Instant::now() + PATIENCE;
+        while !self.answers() {
+            assert!(Instant::now() < until, "{:?} does not answer: {}", self.kind, self.output());
+            sleep(POLL);
+        }
+    }
+
+    /// Whether it accepts connections.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok()
+    }
+
+    /// What it printed since it was started.
+    #[must_use]
+    pub fn output(&self) -> String {
+        fs::read_to_string(self.folder.path().join("output.log")).unwrap_or_default()
+    }
+
+    fn configure(&self, command: &mut Command, folder: &str) -> std::io::Result<()> {
+        let port = self.port;
+        let file = format!("{folder}/server.conf");
+        let text = match self.kind {
+            ServerKind::Nats => {
+                command.args(["-c", &file]);
+                format!(
+                    "listen: 127.0.0.1:{port}\nmax_payload: 2MB\n\
+                     jetstream {{ store_dir: \"{folder}\", max_file_store: 8GB }}\n"
+                )
+            }
+            ServerKind::Redis => {
+                command.arg(&file);
+                format!(
+                    "bind 127.0.0.1\nport {port}\ndir {folder}\nsave \"\"\n\
+                     appendonly yes\nappendfsync always\n"
+                )
+            }
+            ServerKind::Mosquitto => {
+                command.args(["-c", &file]);
+                format!(
+                    "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
+                     persistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n\
+                     max_queued_messages 0\nset_tcp_nodelay true\n"
+                )
+            }
+            ServerKind::RabbitMq => {
+                let [dist, names] = self.inner_ports.map(|port| port.to_string());
+                let rabbit = |name: &str| format!("RABBITMQ_{name}");
+                command
+                    .env("HOME", folder)
+                    .env("ERL_EPMD_PORT", names)
+                    .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+                    .env(rabbit("NODENAME"), format!("onward{port}@localhost"))
+                    .env(rabbit("DIST_PORT"), dist)
+                    .env(rabbit("CONF_ENV_FILE"), "/dev/null")
+                    .env(rabbit("CONFIG_FILE"), &file)
+                    .env(rabbit("ENABLED_PLUGINS_FILE"), format!("{folder}/plugins"))
+                    .env(rabbit("MNESIA_BASE"), format!("{folder}/data"))
+                    .env(rabbit("LOG_BASE"), format!("{folder}/log"))
+                    .env(rabbit("PID_FILE"), format!("{folder}/pid"));
+                format!("listeners.tcp.default = 127.0.0.1:{port}\ndisk_free_limit.absolute = 50MB\n")
+            }
+        };
+        fs::write(&file, text)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Ports that nobody uses now. They are held all at once, so that they differ.
+fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let held = [(); COUNT].map(|()| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        listener.unwrap_or_else(|error| panic!("no free port: {error}"))
+    });
+    held.map(|listener| listener.local_addr().map_or(0, |address| address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_server_that_is_installed_starts_is_killed_and_starts_again() {
+        for kind in ServerKind::ALL {
+            let Some(mut server) = Server::start(kind) else { continue };
+            server.kill();
+            assert!(!server.answers(), "{kind:?}");
+            server.restart();
+            assert!(server.answers(), "{kind:?}");
+        }
+    }
+}
