@@ -10,36 +10,56 @@
 //!
 //! Specification: docs/protocol.md §2.3.
 
-#[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "there is no kind of broker then"))]
+#[cfg_attr(
+    not(any(feature = "amqp", feature = "mqtt", feature = "nats", feature = "redis")),
+    allow(dead_code, reason = "there is no kind of broker then")
+)]
 mod address;
+#[cfg(feature = "amqp")]
+mod amqp;
 #[doc(hidden)]
 pub mod conformance;
 mod dead;
 mod delivery;
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "amqp", feature = "mqtt", feature = "nats", feature = "redis"))]
 mod desk;
 mod embedded;
 mod error;
 mod inbox;
+#[cfg(any(feature = "amqp", feature = "redis"))]
+mod link;
 mod message;
+#[cfg(feature = "mqtt")]
+mod mqtt;
 #[cfg(feature = "nats")]
 mod nats;
 mod outbox;
 mod post;
-#[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "there is no kind of broker then"))]
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg_attr(
+    not(any(feature = "amqp", feature = "mqtt", feature = "nats", feature = "redis")),
+    allow(dead_code, reason = "there is no kind of broker then")
+)]
 mod server;
 mod subject;
 mod transport;
 
 pub use address::{BrokerAddress, BrokerAddressError, BrokerKind};
+#[cfg(feature = "amqp")]
+pub use amqp::AmqpQueue;
 pub use dead::{DeadLetter, Reason};
 pub use delivery::{Delivery, Settle, Subscription, Verdict};
 pub use embedded::{DeadRow, EmbeddedQueue, Folder, MailboxRow, Medium, QueueLimits};
 pub use error::QueueError;
 pub use message::{Mid, QueueKind, QueueMessage};
+#[cfg(feature = "mqtt")]
+pub use mqtt::MqttQueue;
 #[cfg(feature = "nats")]
 pub use nats::NatsQueue;
 pub use post::PostLimits;
+#[cfg(feature = "redis")]
+pub use redis::RedisQueue;
 pub use server::{Server, Standing, Warning, connect};
 pub use subject::{Lane, Mailbox, Subject, SubjectError};
 pub use transport::{QueueTransport, random_mailbox};

@@ -145,7 +145,7 @@ impl Server {
             _ => "",
         };
         // The shell ends them all when its input ends, which is when this process does.
-        let script = format!("{names}\"$@\" & read -r _; kill -9 -- -$$");
+        let script = format!("{names}\"$@\" & read -r _; kill -9 0");
         let mut command = Command::new("sh");
         command.args(["-c", &script, "sh"]).arg(program);
         self.configure(&mut command, &folder)

@@ -70,6 +70,9 @@ pub(super) trait Slip: Clone + Send + Sync + 'static {
 pub(super) enum Fetched<S> {
     /// These.
     Messages(Vec<Arrival<S>>),
+    /// The connection was lost, and all that came over it will come again: slips of it are void.
+    #[cfg(any(feature = "amqp", feature = "mqtt"))]
+    Lost,
 }
 
 /// A message as it comes from a broker.
@@ -301,6 +304,8 @@ impl<S: Slip> Clerk<S> {
                 _ = renewal.tick(), if is_held => self.renew(),
                 fetched = source.fetch(free), if free > 0 => match fetched {
                     Fetched::Messages(arrivals) => arrivals.into_iter().for_each(|arrival| self.take_in(arrival)),
+                    #[cfg(any(feature = "amqp", feature = "mqtt"))]
+                    Fetched::Lost => drop(self.forget()),
                 },
             }
         }

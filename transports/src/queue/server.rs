@@ -66,8 +66,15 @@ impl Warning {
 /// It is not connected then.
 pub async fn connect(address: &BrokerAddress) -> Result<Arc<dyn Server>, QueueError> {
     match address.kind() {
+        #[cfg(feature = "amqp")]
+        BrokerKind::Amqp => Ok(Arc::new(super::AmqpQueue::connect(address).await?)),
+        #[cfg(feature = "mqtt")]
+        BrokerKind::Mqtt => Ok(Arc::new(super::MqttQueue::connect(address).await?)),
         #[cfg(feature = "nats")]
         BrokerKind::Nats => Ok(Arc::new(super::NatsQueue::connect(address).await?)),
+        #[cfg(feature = "redis")]
+        BrokerKind::Redis => Ok(Arc::new(super::RedisQueue::connect(address).await?)),
+        #[allow(unreachable_patterns, reason = "a build with all kinds has no other")]
         kind => Err(QueueError::NotBuilt(kind.name())),
     }
 }

@@ -31,3 +31,25 @@ async fn nats_passes_what_every_queue_has_to() {
     let abilities = Abilities { recognises_repeats: true, is_orderly: true, patience };
     passes(ServerKind::Nats, abilities, Durability::BrokerMemory).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_passes_what_every_queue_has_to() {
+    let patience = Duration::from_millis(300);
+    let abilities = Abilities { recognises_repeats: false, is_orderly: true, patience };
+    passes(ServerKind::Redis, abilities, Durability::BrokerDisk).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rabbitmq_passes_what_every_queue_has_to() {
+    let patience = Duration::from_millis(300);
+    let abilities = Abilities { recognises_repeats: false, is_orderly: true, patience };
+    passes(ServerKind::RabbitMq, abilities, Durability::BrokerDisk).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mosquitto_passes_what_every_queue_has_to() {
+    let patience = Duration::from_millis(300);
+    // Who makes a mailbox may get its first message, which then is not new to the next one.
+    let abilities = Abilities { recognises_repeats: false, is_orderly: false, patience };
+    passes(ServerKind::Mosquitto, abilities, Durability::BrokerMemory).await;
+}

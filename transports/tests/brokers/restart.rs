@@ -120,3 +120,13 @@ async fn until(received: &AtomicU64, more: u64) {
 async fn r5_nats_is_killed_and_comes_back() {
     survives_restarts(ServerKind::Nats).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_redis_is_killed_and_comes_back() {
+    survives_restarts(ServerKind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_mosquitto_is_killed_and_comes_back() {
+    survives_restarts(ServerKind::Mosquitto).await;
+}
