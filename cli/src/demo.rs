@@ -14,6 +14,7 @@ mod tap;
 
 use std::fmt::Write as _;
 
+use onward::queue::BrokerAddress;
 use serde_json::{Value, json};
 
 use crate::args::DemoPart;
@@ -34,7 +35,12 @@ const TEXT_BYTES_MAX: usize = 64 * 1024;
 /// # Errors
 /// [`Code::DemoFailed`], after printing, when the text was where it must not be or not where it must, or when an
 /// attack got through.
-pub(crate) async fn chain(text: Option<String>, attacks: u64, output: Output) -> Result<(), CliError> {
+pub(crate) async fn chain(
+    text: Option<String>,
+    attacks: u64,
+    broker: Option<BrokerAddress>,
+    output: Output,
+) -> Result<(), CliError> {
     let text = text.unwrap_or_else(|| TEXT.to_owned());
     if text.len() > TEXT_BYTES_MAX {
         return Err(CliError::new(
@@ -45,7 +51,7 @@ pub(crate) async fn chain(text: Option<String>, attacks: u64, output: Output) ->
     output.say("starting a client, two hops and a service, each a process of its own");
     let mut stop = Termination::new()?;
     let journey = tokio::select! {
-        journey = journey::run(&text, attacks) => journey?,
+        journey = journey::run(&text, attacks, broker.as_ref()) => journey?,
         // The processes of the demonstration end with their standard input, which ends here.
         () = stop.received() => {
             return Err(CliError::new(Code::DemoFailed, "stopped before its end"));

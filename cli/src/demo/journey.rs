@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use onward::queue::BrokerAddress;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -127,7 +128,11 @@ impl Station {
 ///
 /// # Errors
 /// [`Code::DemoFailed`] when a process does not do its part. All of them have ended then.
-pub(super) async fn run(text: &str, attacks: u64) -> Result<Journey, CliError> {
+pub(super) async fn run(
+    text: &str,
+    attacks: u64,
+    broker: Option<&BrokerAddress>,
+) -> Result<Journey, CliError> {
     let tag = random_tag()?;
     let tagged = format!("{text} {tag}");
     let (mut client, mut service) = (Part::start("client")?, Part::start("service")?);
@@ -137,8 +142,12 @@ pub(super) async fn run(text: &str, attacks: u64) -> Result<Journey, CliError> {
     let folder =
         tempfile::tempdir().map_err(|error| failed("there is no folder for a queue").because(error))?;
     let queue = folder.path().join("queue");
-    let (links, (route, far)) = match attacks {
-        0 => (["udp", "tcp", "queue"], by_queue(&mut hops, &mut service, known, &queue).await?),
+    let (links, (route, far)) = match (attacks, broker) {
+        (0, Some(broker)) => {
+            let link = broker.kind().name();
+            (["udp", "tcp", link], by_broker(&mut hops, &mut service, known, broker).await?)
+        }
+        (0, None) => (["udp", "tcp", "queue"], by_queue(&mut hops, &mut service, known, &queue).await?),
         _ => (["tcp"; 3], by_tcp(&mut hops, &mut service, known).await?),
     };
     client.tell(&Errand { route: route.clone(), peer: far.identifier, text: tagged.clone() }).await?;
@@ -164,7 +173,7 @@ pub(super) async fn run(text: &str, attacks: u64) -> Result<Journey, CliError> {
             Station { name, forwarded: sides[0].forwarded, bytes, in_bytes, memory, files: None }
         })
         .collect();
-    if attacks == 0
+    if links.contains(&"queue")
         && let Some(last) = hop_stations.last_mut()
     {
         let searched = needle.search_folder(&queue);
@@ -229,6 +238,28 @@ async fn by_queue(
     let queue = format!("{} => {QUEUE_WORKER}", keeper.endpoint);
     service.tell(&Orders { trust: client.identifier, queue, ..Orders::default() }).await?;
     let far: Ready = service.hear().await?;
+    by_datagrams(first, &keeper, far).await
+}
+
+/// As [`by_queue`], with a queue of a broker, which the last hop publishes to and the service fetches from.
+async fn by_broker(
+    hops: &mut [Part; 2],
+    service: &mut Part,
+    client: Ready,
+    broker: &BrokerAddress,
+) -> Result<(String, Ready), CliError> {
+    let [first, last] = hops;
+    let broker = broker.with_credentials();
+    last.tell(&Orders { name: HOPS[1].to_owned(), broker: broker.clone(), ..Orders::default() }).await?;
+    let keeper: Ready = last.hear().await?;
+    service.tell(&Orders { trust: client.identifier, broker, ..Orders::default() }).await?;
+    let far: Ready = service.hear().await?;
+    by_datagrams(first, &keeper, far).await
+}
+
+/// Starts the first hop, which listens for datagrams and leads to the last, `keeper`; the route to the channel
+/// listener, and the service.
+async fn by_datagrams(first: &mut Part, keeper: &Ready, far: Ready) -> Result<(String, Ready), CliError> {
     let next = keeper.endpoint.clone();
     first.tell(&Orders { name: HOPS[0].to_owned(), next, udp: true, ..Orders::default() }).await?;
     let near: Ready = first.hear().await?;

@@ -108,6 +108,15 @@ impl BrokerAddress {
         self.port
     }
 
+    /// The whole address: what [`Display`](fmt::Display) shows, and the file with the credentials.
+    #[must_use]
+    pub fn with_credentials(&self) -> String {
+        match &self.credentials {
+            Some(file) => format!("{self}?credentials={}", file.display()),
+            None => self.to_string(),
+        }
+    }
+
     /// Reads `USER:PASSWORD` from the file that the address names; one without a `/` is in the folder that
     /// systemd hands to a service. Blocks on that file.
     ///
