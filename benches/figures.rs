@@ -5,7 +5,9 @@
 //! Each group runs in a process of its own, so that none disturbs another. Memory and allocations are
 //! counted by the bench `heap`, because counting slows everything.
 
+mod datagrams;
 mod handshakes;
+mod keyd;
 mod measure;
 mod pair;
 mod queue;
@@ -32,7 +34,10 @@ const GROUPS: &[Group] = &[
     ("channel.idle1000", channel_idle, &[2]),
     ("handshake", handshake, &[2]),
     ("slow.route", slow_route, &[2]),
+    ("udp.oneway", datagrams::oneway, &[2]),
+    ("udp.ask", datagrams::ask, &[1]),
     ("queue", queues, &[2]),
+    ("keyd", keyd::run, &[2]),
 ];
 
 fn main() {
@@ -229,12 +234,13 @@ fn queues(workers: usize) {
             std::fs::create_dir(&path).unwrap_or_else(|error| panic!("{error}"));
             path
         };
+        let (receipt, sync) = queue::receipt(&runtime, &at("receipt"), SIZE);
         let measured = [
             queue::durable(&runtime, &at("durable"), SIZE),
             queue::database(&at("database"), SIZE),
             queue::file(&at("file"), SIZE),
-            queue::receipt(&runtime, &at("receipt"), SIZE),
-            queue::sync(&at("sync"), SIZE),
+            receipt,
+            sync,
         ];
         for (samples, figure) in samples.iter_mut().zip(measured).filter(|_| run > 0) {
             samples.push(figure);
@@ -302,22 +308,20 @@ fn rates(
 }
 
 fn ask(runtime: &tokio::runtime::Runtime, figure: &str, workers: usize, route: &NodeRoute) {
-    let runs: Vec<_> = (0..=RUNS)
-        .map(|_| {
-            let route = route.clone();
-            let run = runtime.spawn(async move {
-                let (route, request) = (&route, &Raw(vec![7; 64].into()));
-                laps(|| async move {
-                    route.ask::<_, Raw>(request).await.unwrap_or_else(|error| panic!("{error}"))
-                })
-                .await
-            });
-            runtime.block_on(run).unwrap_or_else(|error| panic!("{error}"))
-        })
-        .skip(1)
-        .collect();
+    let runs: Vec<_> = (0..=RUNS).map(|_| ask_laps(runtime, route)).skip(1).collect();
     print(figure, "us p50", workers, &runs.iter().map(|run| run.0).collect::<Vec<_>>());
     print(figure, "ask/s", workers, &runs.iter().map(|run| run.1).collect::<Vec<_>>());
+}
+
+/// One run of asks by a task of its own; returns what [`laps`] does.
+fn ask_laps(runtime: &tokio::runtime::Runtime, route: &NodeRoute) -> (f64, f64) {
+    let route = route.clone();
+    let run = runtime.spawn(async move {
+        let (route, request) = (&route, &Raw(vec![7; 64].into()));
+        laps(|| async move { route.ask::<_, Raw>(request).await.unwrap_or_else(|error| panic!("{error}")) })
+            .await
+    });
+    runtime.block_on(run).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Asks one after the other for one run; returns the median lap in µs and laps per second.

@@ -68,7 +68,7 @@ pub(crate) fn body(size: usize) -> Body {
 pub(crate) struct Tally(Arc<(AtomicU64, AtomicU64, tokio::sync::Notify)>);
 
 impl Tally {
-    fn counted(&self) -> u64 {
+    pub(crate) fn counted(&self) -> u64 {
         self.0.0.load(Ordering::SeqCst)
     }
 

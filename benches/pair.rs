@@ -15,7 +15,7 @@ pub(crate) struct Pair {
 }
 
 pub(crate) enum Way {
-    Tcp(Connection, Listener),
+    Plain(Connection, Listener),
     Channel(Box<Secured>),
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn must<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
 }
 
 /// Handshakes are counted in thousands on one connection: the rate limit is another bench's matter.
-fn limits() -> onward::Limits {
+pub(crate) fn limits() -> onward::Limits {
     let mut limits = onward::Limits::default();
     limits.channels.listener.new_per_second = 1_000_000;
     limits.channels.listener.new_burst = 1_000_000;
@@ -48,12 +48,22 @@ impl Pair {
         let listener = must(server.listen_tcp("127.0.0.1:0").await);
         must(listener.expose("echo"));
         let connection = must(client.connect_tcp(listener.local_address()).await);
-        Self { client, server, way: Way::Tcp(connection, listener.clone()), _listener: listener, _hop: None }
+        Self::plain(client, server, connection, listener)
+    }
+
+    /// Of nodes that are connected already, without a channel.
+    pub(crate) fn plain(client: Node, server: Node, connection: Connection, listener: Listener) -> Self {
+        let way = Way::Plain(connection, listener.clone());
+        Self { client, server, way, _listener: listener, _hop: None }
     }
 
     /// With a secure channel, through a hop node if `hop`.
     pub(crate) async fn channel(hop: bool) -> Self {
-        let (client, server) = nodes().await;
+        Self::channel_between(hop, nodes().await).await
+    }
+
+    /// With a secure channel between these nodes.
+    pub(crate) async fn channel_between(hop: bool, (client, server): (Node, Node)) -> Self {
         let listener = must(server.listen_tcp("127.0.0.1:0").await);
         must(listener.expose("bank"));
         let (hop, connection, rest) = if hop {
@@ -68,6 +78,17 @@ impl Pair {
             (None, must(client.connect_tcp(listener.local_address()).await), "bank".to_owned())
         };
         let route = must(connection.route_to(&rest)).route().clone();
+        Self::secured(client, server, route, listener, hop).await
+    }
+
+    /// Of nodes that are connected already, with a channel along `route`.
+    pub(crate) async fn secured(
+        client: Node,
+        server: Node,
+        route: Route,
+        listener: Listener,
+        hop: Option<(Node, Listener)>,
+    ) -> Self {
         let (alice, bank) = (must(client.create_identity().await), must(server.create_identity().await));
         let trust = Trust::pinned([alice.identifier()]);
         let accepting = must(server.accept_channels("bank", &bank, trust));
@@ -81,7 +102,7 @@ impl Pair {
     /// The route to a worker of the server, which is exposed to the client.
     pub(crate) fn open(&self, worker: &str) -> NodeRoute {
         match &self.way {
-            Way::Tcp(connection, listener) => {
+            Way::Plain(connection, listener) => {
                 must(listener.expose(worker));
                 must(connection.route_to(worker))
             }
@@ -100,7 +121,7 @@ impl Pair {
     }
 }
 
-async fn nodes() -> (Node, Node) {
+pub(crate) async fn nodes() -> (Node, Node) {
     let client = must(Node::builder("client").limits(limits()).start().await);
     let server = must(Node::builder("server").limits(limits()).start().await);
     must(server.start_worker("echo", Echo));

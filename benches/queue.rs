@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use onward::queue::{Broker as _, EmbeddedQueue, Lane, Mailbox, Mid, Publish, QueueLimits, Subject};
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, TableDefinition};
 use tokio::runtime::Runtime;
 
 /// Messages stored at the same time, and messages in one batch of what is compared with.
@@ -95,17 +95,26 @@ pub(crate) fn database(folder: &Path, size: usize) -> f64 {
     MESSAGES as f64 / began.elapsed().as_secs_f64()
 }
 
-/// The same messages through a plain file: append and sync, read back, write how far it was read and sync.
+/// The same messages through a plain file, each with its length in front: append a batch and sync, read
+/// its messages back, write how far that was and sync.
 pub(crate) fn file(folder: &Path, size: usize) -> f64 {
+    const HEAD: usize = 4;
     let (log, cursor) = (create(&folder.join("log")), create(&folder.join("cursor")));
-    let batch = vec![7; size * TOGETHER as usize];
-    let mut back = vec![0; batch.len()];
+    let mut message = (size as u32).to_le_bytes().to_vec();
+    message.resize(HEAD + size, 7);
+    let entry = message.len() as u64;
+    let mut back = vec![0; message.len()];
     let mut run = || -> std::io::Result<()> {
-        for at in (0..MESSAGES / TOGETHER).map(|number| number * batch.len() as u64) {
-            log.write_all_at(&batch, at)?;
+        for first in (0..MESSAGES).step_by(TOGETHER as usize) {
+            for number in first..first + TOGETHER {
+                log.write_all_at(&message, number * entry)?;
+            }
             log.sync_data()?;
-            log.read_exact_at(&mut back, at)?;
-            cursor.write_all_at(&at.to_le_bytes(), 0)?;
+            for number in first..first + TOGETHER {
+                log.read_exact_at(&mut back, number * entry)?;
+                std::hint::black_box(back.clone());
+            }
+            cursor.write_all_at(&first.to_le_bytes(), 0)?;
             cursor.sync_data()?;
         }
         Ok(())
@@ -115,35 +124,29 @@ pub(crate) fn file(folder: &Path, size: usize) -> f64 {
     MESSAGES as f64 / began.elapsed().as_secs_f64()
 }
 
-/// Half of the receipts of one producer, who waits for each, come within so many microseconds.
-pub(crate) fn receipt(runtime: &Runtime, folder: &Path, size: usize) -> f64 {
+/// Half of the receipts of one producer, who waits for each, come within so many microseconds; and half
+/// of the syncs of a plain file, one after each receipt and so many appended bytes, within so many.
+pub(crate) fn receipt(runtime: &Runtime, folder: &Path, size: usize) -> (f64, f64) {
     // On a worker thread, as an application's task would be.
     let folder = folder.to_owned();
     let laps = runtime.spawn(async move {
         let queue = open(&folder).await;
-        let mut laps = Vec::new();
+        let log = create(&folder.join("sync"));
+        let body = vec![7; size];
+        let (mut receipts, mut syncs) = (Vec::new(), Vec::new());
         for number in 0..RECEIPTS as u64 {
             let asked = Instant::now();
             queue.publish(message(number, size)).await.unwrap_or_else(|error| panic!("{error}"));
-            laps.push(asked.elapsed());
+            receipts.push(asked.elapsed());
+            let asked = Instant::now();
+            let synced = log.write_all_at(&body, number * size as u64).and_then(|()| log.sync_data());
+            synced.unwrap_or_else(|error| panic!("{error}"));
+            syncs.push(asked.elapsed());
         }
         queue.close().await.unwrap_or_else(|error| panic!("{error}"));
-        laps
+        (p50(receipts), p50(syncs))
     });
-    p50(runtime.block_on(laps).unwrap_or_else(|error| panic!("{error}")))
-}
-
-/// Half of the syncs of a plain file, each after so many appended bytes, end within so many microseconds.
-pub(crate) fn sync(folder: &Path, size: usize) -> f64 {
-    let log = create(&folder.join("sync"));
-    let body = vec![7; size];
-    let lap = |number: usize| {
-        let asked = Instant::now();
-        let synced = log.write_all_at(&body, (number * size) as u64).and_then(|()| log.sync_data());
-        synced.unwrap_or_else(|error| panic!("{error}"));
-        asked.elapsed()
-    };
-    p50((0..RECEIPTS).map(lap).collect())
+    runtime.block_on(laps).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// How often the thread of a queue wakes up in a second in which its subscriber gets nothing.

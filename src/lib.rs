@@ -23,8 +23,10 @@ pub use onward_node::TcpOptions;
 #[cfg(feature = "channels")]
 pub use onward_node::{
     Backend, Channel, ChannelLimits, ChannelListener, ChannelOptions, CloseCode, HandshakeFailure,
-    Identifier, Identity, IdentityError, Introduction, KeyError, ListenerLimits, Mode, Padding, Peer,
-    Profile, Psk, SoftwareVault, Suite, Trust, Vault, VerifiedHistory, read_psk,
+    Identifier, Identity, IdentityError, Introduction, KEY_DEADLINE, KeyClient, KeyError, KeyId, KeyMeta,
+    KeyState, KeyUsage, ListenerLimits, Mode, NewKey, Padding, Peer, Profile, Psk, PublicHalf, PublicKey,
+    Refusal, ServiceState, SignatureAlgorithm, SignatureType, SoftwareVault, Suite, Trust, Vault,
+    VerifiedHistory, audit, read_development_key, read_psk,
 };
 pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,

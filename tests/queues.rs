@@ -154,7 +154,8 @@ async fn a_queue_that_takes_no_more_is_a_typed_error() {
     assert!(matches!(refused, AskError::Reported { code: ErrorCode::Overloaded, .. }), "{refused:?}");
     let large = Raw(vec![0; 1024 * 1024].into());
     let refused = route.ask_within::<Raw, Raw>(&large, PATIENCE).await.unwrap_err();
-    assert!(matches!(refused, AskError::Reported { code: ErrorCode::TooBig, .. }), "{refused:?}");
+    // Too big for any queue: it does not even leave.
+    assert!(matches!(&refused, AskError::NotSent(error) if error.code() == ErrorCode::TooBig), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,4 +178,68 @@ async fn senders_reach_nothing_that_is_not_exposed_and_no_queue_that_is_not_allo
     let answer = route.ask_within::<_, String>(&"x".to_owned(), PATIENCE).await;
     assert!(matches!(answer, Err(AskError::Reported { code: ErrorCode::Refused, .. })), "{answer:?}");
     assert!(service.listen_queue(&"queue:other/a".replace('a', &"a".repeat(32)).parse().unwrap()).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_before_its_worker_waits_for_it_in_the_queue() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = queue(&folder.path().join("q")).await;
+    let service = user("service", "q", &broker).await;
+    let mailbox = service.new_mailbox("q").unwrap();
+    service.listen_queue(&mailbox).unwrap().expose("upper").unwrap();
+    let client = user("client", "q", &broker).await;
+    let route = client.route(&format!("{mailbox} => upper")).unwrap();
+    let asking =
+        tokio::spawn(async move { route.ask_within::<_, String>(&"early".to_owned(), PATIENCE).await });
+    // It was handed out, and went back, before there is anybody for it.
+    while broker.mailboxes().await.unwrap().iter().all(|row| row.unsettled == 0) {
+        tokio::task::yield_now().await;
+    }
+    service.serve("upper", |text: String| async move { Ok(text.to_uppercase()) }).await.unwrap();
+    assert_eq!(asking.await.unwrap().unwrap(), "EARLY");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_stops_leaves_in_the_queue_what_it_has_not_taken() {
+    const MESSAGES: u64 = 3_000;
+    let folder = tempfile::tempdir().unwrap();
+    let broker = queue(&folder.path().join("q")).await;
+    let client = user("client", "q", &broker).await;
+    let mailbox = client.new_mailbox("q").unwrap();
+    let route = client.route(&format!("{mailbox} => counter")).unwrap();
+    for number in 0..MESSAGES {
+        route.send(&number).await.unwrap();
+    }
+    client.shutdown(PATIENCE).await;
+
+    let service = user("service", "q", &broker).await;
+    let handled = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = Arc::clone(&handled);
+    service
+        .serve("counter", move |_: u64| {
+            let count = Arc::clone(&count);
+            async move {
+                tokio::time::sleep(Duration::from_micros(100)).await;
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Ok(())
+            }
+        })
+        .await
+        .unwrap();
+    service.listen_queue(&mailbox).unwrap().expose("counter").unwrap();
+    let handled = || handled.load(std::sync::atomic::Ordering::Relaxed);
+    while handled() < 10 {
+        tokio::task::yield_now().await;
+    }
+    service.shutdown(PATIENCE).await;
+    let left: u64 = broker
+        .mailboxes()
+        .await
+        .unwrap()
+        .iter()
+        .filter(|row| mailbox.value().ends_with(row.subject.mailbox().as_str()))
+        .map(|row| row.messages)
+        .sum();
+    assert_eq!(handled() + left, MESSAGES, "{left} are left");
+    assert!(left > 0, "it was stopped in time");
 }

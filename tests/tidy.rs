@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "onward-workers",
         ],
     ),
+    ("onward-keyd", &["onward-channels", "onward-keys"]),
     ("onward-cli", &["onward"]),
     ("xtask", &[]),
     (TRIALS, &[]),
@@ -40,6 +41,9 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Where measured claims are made: every package may use it, in its tests alone.
 const TRIALS: &str = "onward-trials";
+
+/// A process that is tested together with what uses it, along an arrow that its code does not have.
+const TESTED_BY_USE: &[(&str, &str)] = &[("onward-keyd", "onward")];
 
 /// Crates without sockets, clock, tasks or `async`: time and randomness are arguments there.
 const PURE: &[&str] = &["routing", "channels"];
@@ -166,16 +170,23 @@ fn pure_crates_read_no_clock_and_open_no_socket() {
     }
 }
 
+/// The one file that may hold `unsafe`, with a reason at each place.
+const MAY_BE_UNSAFE: &str = "keys/src/arena.rs";
+
 #[test]
-fn unsafe_code_is_forbidden_everywhere() {
+fn unsafe_code_is_denied_everywhere_but_in_one_file() {
     let root_manifest = read(&root().join("Cargo.toml"));
     assert!(
-        section(&root_manifest, "workspace.lints.rust").contains("unsafe_code = \"forbid\""),
-        "the workspace does not forbid unsafe code"
+        section(&root_manifest, "workspace.lints.rust").contains("unsafe_code = \"deny\""),
+        "the workspace does not deny unsafe code"
     );
     for manifest in manifests(&metadata()) {
         let lints = section(&read(&manifest), "lints").contains("workspace = true");
         assert!(lints, "{} does not take the lints of the workspace", shown(&manifest));
+    }
+    // This file is left out: it has to name what it looks for.
+    for path in tree().iter().filter(|path| has_extension(path, "rs") && !path.ends_with(file!())) {
+        assert_clean(unsafe_faults(&shown(path), &read(path)));
     }
 }
 
@@ -264,7 +275,8 @@ fn arrow_faults(metadata: &Value, arrows: &[(&str, &[&str])]) -> Vec<String> {
         };
         for dependency in dependencies(package) {
             let to = name(dependency);
-            let is_for_tests = to == TRIALS && dependency["kind"].as_str() == Some("dev");
+            let is_for_tests = dependency["kind"].as_str() == Some("dev")
+                && (to == TRIALS || TESTED_BY_USE.contains(&(name(package), to)));
             if ours.contains(to) && !allowed.contains(&to) && !is_for_tests {
                 faults.push(format!("{} may not depend on {to}", name(package)));
             }
@@ -295,6 +307,24 @@ fn code_faults(file: &str, source: &str) -> Vec<String> {
         let code = line.split("//").next().unwrap_or_default();
         for word in IMPURE_CODE.iter().chain(waiting).filter(|word| code.contains(**word)) {
             faults.push(format!("{file}:{number}: {word} in a pure crate"));
+        }
+    }
+    faults
+}
+
+/// Files that lift the lint without being [`MAY_BE_UNSAFE`], and `unsafe` there without its reason.
+fn unsafe_faults(file: &str, source: &str) -> Vec<String> {
+    if file != MAY_BE_UNSAFE {
+        let lifts = source.contains("(unsafe_code");
+        return lifts.then(|| format!("{file} lifts the lint against unsafe code")).into_iter().collect();
+    }
+    let mut faults = Vec::new();
+    let lines: Vec<&str> = source.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        let code = line.split("//").next().unwrap_or_default();
+        let explained = lines[at.saturating_sub(4)..at].iter().any(|before| before.contains("// SAFETY:"));
+        if code.contains("unsafe ") && !explained {
+            faults.push(format!("{file}:{}: unsafe without its reason", at + 1));
         }
     }
     faults
@@ -602,6 +632,15 @@ mod rules_can_fail {
     fn a_file_without_documentation() {
         assert!(opening_faults("a.rs", "//! What it is for.\nfn a() {}\n").is_empty());
         assert_eq!(opening_faults("a.rs", "fn a() {}\n").len(), 1);
+    }
+
+    #[test]
+    fn unsafe_code_elsewhere_or_without_a_reason() {
+        let lifting = "//! A file.\n#![allow(unsafe_code)]\n";
+        assert_eq!(unsafe_faults("node/src/lib.rs", lifting).len(), 1);
+        assert!(unsafe_faults(MAY_BE_UNSAFE, lifting).is_empty());
+        assert_eq!(unsafe_faults(MAY_BE_UNSAFE, "let x = unsafe { y() };\n").len(), 1);
+        assert!(unsafe_faults(MAY_BE_UNSAFE, "// SAFETY: so.\nlet x = unsafe { y() };\n").is_empty());
     }
 
     #[test]

@@ -188,12 +188,12 @@ async fn a_channel_ends_with_what_its_peer_has_shown_and_returns_with_newer() {
     let mut short = steady();
     short.channels.attestation = Duration::from_secs(3);
     let home = tempfile::tempdir().unwrap();
+    let began = Instant::now();
     let client = Node::builder("client").limits(short).start().await.unwrap();
     let alice = client.create_identity().await.unwrap();
     let (_node, listener, bank) = start_bank(home.path(), "127.0.0.1:0", alice.identifier(), steady()).await;
     let (channel, echo) = open(&client, &alice, &listener, &bank).await;
     echo.ask::<_, Raw>(&raw("before")).await.unwrap();
-    let began = Instant::now();
     // The client shows its newest attestation in handshakes only, and the listener wants to see a valid one.
     while channel.renewals() == 0 {
         assert!(began.elapsed() < Duration::from_secs(30), "the listener keeps what has run out");

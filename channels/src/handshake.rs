@@ -111,7 +111,7 @@ pub enum Output {
     /// Find the channel accepted at this listener that has this `hs_id`: the peer says that it replaces it. Answer
     /// with [`Input::Found`].
     Find([u8; 32]),
-    /// This would be a channel of its own: take a place for it with [`crate::Listener::admit`], and answer with
+    /// This would be a channel of its own: take a place for it with [`crate::HandshakeTable::admit`], and answer with
     /// [`Input::Admitted`].
     Admit,
     /// The ticket of this role and name is spent: erase it from any store, for good. What follows may leave only if

@@ -23,7 +23,6 @@ mod resolver;
 mod schedule;
 mod session;
 pub mod signed;
-pub mod strict;
 mod time;
 #[cfg(test)]
 mod vectors;
@@ -33,8 +32,9 @@ pub use handshake::{
     Bases, Basis, Established, HandshakeConfig, INTRODUCTIONS_MAX, Initiator, Input, LocalIdentity, Opening,
     Output, Psk, Responder, Ticket, Tickets, To, is_handshake,
 };
-pub use listener::{FirstMessage, HandshakeId, Listener, ListenerLimits, Verdict};
+pub use listener::{FirstMessage, HandshakeId, HandshakeTable, ListenerLimits, Verdict};
 pub use mode::{Mode, Suite};
+pub use onward_keys::strict;
 pub use reassembly::{MESSAGE_BYTES_MAX, Reassembly};
 pub use record::{
     BODY_MAX, CloseCode, Content, FRAGMENT_HEAD_BYTES, Fragment, Frame, FrameType, HEAD_BYTES, HEAD_ROOM,

@@ -1,8 +1,8 @@
 //! The listener's table: which first messages become handshakes, and which are answered with a cookie or nothing.
 //!
-//! Everything here happens before anybody has proved anything, so everything is bounded: half-open handshakes in
-//! all and per flow, new ones per second, the bytes sent for the bytes received, and in the end the channels. A cookie proves a return route
-//! on one flow and nothing else, and asking for one leaves no state.
+//! Most of it happens before anybody has proved anything, so everything is bounded: half-open handshakes in all and
+//! per flow, new ones per second, the bytes sent for the bytes received, and in the end the channels. A cookie proves
+//! a return route on one flow and nothing else, and asking for one leaves no state.
 //!
 //! Specification: docs/protocol.md §3.2, §3.4 ("DoS at the responder").
 
@@ -76,7 +76,7 @@ pub enum Verdict {
         id: HandshakeId,
         /// The new handshake.
         responder: Box<Responder>,
-        /// A handshake that made room and must be dropped; it needs no [`Listener::ended`].
+        /// A handshake that made room and must be dropped; it needs no [`HandshakeTable::ended`].
         evicted: Option<HandshakeId>,
     },
     /// It repeats the first message of this handshake: hand it on as [`crate::Input::Packet`]. What is then
@@ -84,8 +84,8 @@ pub enum Verdict {
     Repeated(HandshakeId),
 }
 
-/// The table of one listener.
-pub struct Listener {
+/// The handshakes of one listener, half-open and established.
+pub struct HandshakeTable {
     config: Arc<HandshakeConfig>,
     limits: ListenerLimits,
     cookies: CookieKeys,
@@ -116,7 +116,7 @@ struct HalfOpen {
     with_cookie: bool,
 }
 
-impl Listener {
+impl HandshakeTable {
     /// An empty table.
     ///
     /// # Errors
@@ -222,6 +222,12 @@ impl Listener {
     #[must_use]
     pub fn half_open(&self) -> usize {
         self.half_open.len()
+    }
+
+    /// Channels that have a place, and replaced ones until they are drained.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.established.len()
     }
 
     /// Channels that had no place, since the beginning.
@@ -334,9 +340,9 @@ impl Default for ListenerLimits {
     }
 }
 
-impl fmt::Debug for Listener {
+impl fmt::Debug for HandshakeTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener")
+        f.debug_struct("HandshakeTable")
             .field("limits", &self.limits)
             .field("half_open", &self.half_open.len())
             .field("established", &self.established.len())

@@ -1,6 +1,10 @@
 //! What each command does; a file per noun.
 
+mod audit;
+mod doctor;
 mod identity;
+pub(crate) mod key;
+pub(crate) mod keyd;
 mod message;
 mod node;
 mod peer;
@@ -27,11 +31,15 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Ask(message) => message::ask(&state()?, message, output).await,
         Command::Route(command) => route::run(&state()?, command, output),
         Command::Identity(command) => identity::run(&state()?, command, output).await,
+        Command::Key(command) => key::run(&state()?, command, output).await,
+        Command::Keyd(command) => keyd::run(&state()?, command, output).await,
+        Command::Audit(command) => audit::run(&state()?, command, output),
+        Command::Doctor(at) => doctor::run(&state()?, &at, output).await,
         Command::Peer(command) => peer::run(&state()?, command, output),
         Command::Queue(command) => queue::run(&state()?, command, output).await,
         Command::Status(on) => status::run(&state()?, on.node.as_deref(), output).await,
-        Command::Demo(DemoCommand::Chain { text, attack, broker }) => {
-            demo::chain(text, attack, broker, output).await
+        Command::Demo(DemoCommand::Chain { text, attack, broker, keyd }) => {
+            demo::chain(text, attack, broker, keyd, output).await
         }
         Command::DemoPart { part } => demo::part(part).await,
         Command::Limits => reference::limits(output),

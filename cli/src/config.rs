@@ -14,8 +14,8 @@ use crate::handshake::HandshakeArgs;
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, clap::Args)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct NodePlan {
-    /// Listen on this endpoint, such as tcp:127.0.0.1:4000 or udp:127.0.0.1:4000 (port 0: the system chooses)
-    #[arg(long, value_name = "tcp|udp:HOST:PORT")]
+    /// Listen on tcp:HOST:PORT, udp:HOST:PORT or queue:NAME (port 0: any)
+    #[arg(long, value_name = "ENDPOINT")]
     pub(crate) listen: Vec<String>,
     /// Let the listeners' peers reach this worker
     #[arg(long, value_name = "WORKER")]
@@ -23,10 +23,10 @@ pub(crate) struct NodePlan {
     /// Start a hop of this name and expose it
     #[arg(long, value_name = "NAME")]
     pub(crate) hop: Vec<String>,
-    /// Let the listeners' peers be connected on to this endpoint
-    #[arg(long, value_name = "tcp|udp:HOST:PORT")]
+    /// Let the listeners' peers be connected on to this endpoint, or queue:NAME/*
+    #[arg(long, value_name = "ENDPOINT")]
     pub(crate) allow: Vec<String>,
-    /// Keep a queue in this folder and serve it, or use another node's (NAME=ROUTE)
+    /// Keep a queue in a folder and serve it, or use another node's (NAME=ROUTE)
     #[arg(long, value_name = "[NAME=]DIR")]
     pub(crate) queue: Vec<String>,
     /// Open a channel listener at this address and expose it
@@ -39,7 +39,7 @@ pub(crate) struct NodePlan {
     #[arg(long, conflicts_with = "trust")]
     pub(crate) trust_any: bool,
     /// Let channels reach this worker
-    #[arg(long, value_name = "WORKER")]
+    #[arg(long, value_name = "WORKER", hide_short_help = true)]
     pub(crate) channel_expose: Vec<String>,
     /// Identity of the channel listener (default: the node's name)
     #[arg(long, value_name = "NAME", hide_short_help = true)]

@@ -7,6 +7,7 @@
 
 mod attack;
 mod journey;
+mod keys;
 mod part;
 mod search;
 mod tally;
@@ -22,7 +23,7 @@ use crate::error::{CliError, Code};
 use crate::output::Output;
 use crate::running::Termination;
 
-use journey::{Journey, Siege, Station};
+use journey::{Journey, Kept, Siege, Station};
 use search::Search;
 
 /// What is sent when no text is given: an invented card's.
@@ -39,6 +40,7 @@ pub(crate) async fn chain(
     text: Option<String>,
     attacks: u64,
     broker: Option<BrokerAddress>,
+    keyd: bool,
     output: Output,
 ) -> Result<(), CliError> {
     let text = text.unwrap_or_else(|| TEXT.to_owned());
@@ -51,7 +53,7 @@ pub(crate) async fn chain(
     output.say("starting a client, two hops and a service, each a process of its own");
     let mut stop = Termination::new()?;
     let journey = tokio::select! {
-        journey = journey::run(&text, attacks, broker.as_ref()) => journey?,
+        journey = journey::run(&text, attacks, broker.as_ref(), keyd) => journey?,
         // The processes of the demonstration end with their standard input, which ends here.
         () = stop.received() => {
             return Err(CliError::new(Code::DemoFailed, "stopped before its end"));
@@ -91,6 +93,10 @@ fn to_json(journey: &Journey) -> Value {
         "found_at": journey.stations().filter(|station| station.found()).map(|station| station.name).collect::<Vec<_>>(),
         "journey_ms": journey.journey_ms,
     });
+    if let Some(kept) = journey.kept {
+        shown["keys_in_service"] = json!(kept.keys);
+        shown["keys_found_in_apps"] = json!(kept.found);
+    }
     if let Some(siege) = &journey.siege {
         shown["attacks"] = json!(siege.made);
         shown["accepted_attacks"] = json!(siege.accepted());
@@ -135,6 +141,15 @@ fn to_text(journey: &Journey) -> String {
         let _ = writeln!(text, "{}", row(station));
     }
     let _ = writeln!(text);
+    if let Some(Kept { keys, found }) = journey.kept {
+        let found = match found {
+            Some(0) => "found in none of these processes".to_owned(),
+            Some(found) => format!("FOUND {found} TIMES in these processes"),
+            None => "not looked for everywhere".to_owned(),
+        };
+        let _ = writeln!(text, "All {keys} long-term keys are in the key service, and were {found}.");
+        let _ = writeln!(text);
+    }
     if let Some(siege) = &journey.siege {
         text.push_str(&siege_to_text(siege));
     }

@@ -1,7 +1,7 @@
 //! The error codes: for each its number, exit code, usual help and the text `onward explain` prints.
 //!
 //! Families: E01 usage and configuration, E02 identity, state and policy, E03 links and handshakes,
-//! E04 routing, E05 queues, E08 resources, E09 the command itself. A number never changes its meaning.
+//! E04 routing, E05 queues, E07 the key service, E08 resources, E09 the command itself. A number never changes its meaning.
 
 /// What a process ends with, after the habits of `sysexits`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,6 +68,13 @@ pub(crate) enum Code {
     AnswerForm,
     Queue,
     NoQueue,
+    KeydUnreachable,
+    Doctor,
+    KeyRefused,
+    KeydLocked,
+    KeydMissing,
+    Policy,
+    Audit,
     Overloaded,
     TooManyAsks,
     InputTooBig,
@@ -125,6 +132,13 @@ impl Code {
         Self::AnswerForm,
         Self::Queue,
         Self::NoQueue,
+        Self::KeydUnreachable,
+        Self::Doctor,
+        Self::KeyRefused,
+        Self::KeydLocked,
+        Self::KeydMissing,
+        Self::Policy,
+        Self::Audit,
         Self::Overloaded,
         Self::TooManyAsks,
         Self::InputTooBig,
@@ -321,7 +335,7 @@ impl Code {
                 "E0303",
                 Exit::Unavailable,
                 "check each hop with `onward route explain`, and that the one before the last address is the channel listener",
-                "The handshake of the secure channel did not complete: the channel listener cannot be reached, it does not trust this identity, or somebody else than the expected peer answered. An untrusted peer is answered with silence, so this may also end as a deadline.",
+                "The handshake of the secure channel did not complete: the channel listener cannot be reached, it does not trust this identity, it has as many channels as it may have, or somebody else than the expected peer answered. An untrusted peer is answered with silence, so this may also end as a deadline.",
             ),
             Self::Control => entry(
                 "E0304",
@@ -401,6 +415,48 @@ impl Code {
                 "list the node's queues with `onward queue ls`",
                 "The node has no queue of this name.",
             ),
+            Self::KeydUnreachable => entry(
+                "E0701",
+                Exit::Unavailable,
+                "start it with onward keyd start, or name its directory with --service",
+                "The key service is a process of its own that holds private keys. It cannot be reached at its socket, runs as another user than the owner of its directory, or did not answer in 2 s. What was asked may have been done.",
+            ),
+            Self::Doctor => entry(
+                "E0702",
+                Exit::Failed,
+                "the table above says for each check what was found",
+                "onward doctor found something that has to be changed. Keys that may be written to swap: raise LimitMEMLOCK for onward-keyd, or use a kernel that has memfd_secret. A locked service: onward keyd unlock.",
+            ),
+            Self::KeyRefused => entry(
+                "E0703",
+                Exit::NotAllowed,
+                "onward keyd policy explain says which rule decides",
+                "The key service did not do what was asked: no rule of its policy allows it, there is no such key, the passphrase is wrong, or the key's usage, label or state forbid it. A key that may not be used and one that does not exist are not told apart.",
+            ),
+            Self::KeydLocked => entry(
+                "E0704",
+                Exit::Unavailable,
+                "onward keyd unlock asks for the passphrase",
+                "The key service is locked: its private keys are sealed on disk, none is in memory. It is locked after its start until the passphrase is given, by onward keyd lock, and by SIGHUP.",
+            ),
+            Self::KeydMissing => entry(
+                "E0705",
+                Exit::Unavailable,
+                "cargo build --release --package onward-keyd puts it beside onward",
+                "The program onward-keyd cannot be found or started, or ended before it was ready. It is looked for beside onward and in PATH.",
+            ),
+            Self::Policy => entry(
+                "E0706",
+                Exit::Config,
+                "docs/key-service.md lists what a rule can say",
+                "The policy file is not TOML, has a word that is not known, or a rule that says what cannot be. A rule that was misspelt is an error, because it could quietly allow more than was meant.",
+            ),
+            Self::Audit => entry(
+                "E0707",
+                Exit::Failed,
+                "compare with a copy of audit.log and audit.heads that was made before",
+                "The record of the key service cannot be read, or a leaf or head does not fit: something was edited, dropped or moved. The cause names the first one that does not fit.",
+            ),
             Self::Overloaded => entry(
                 "E0801",
                 Exit::TryAgain,
@@ -455,7 +511,7 @@ mod tests {
     fn families_have_the_exit_codes_they_promise() {
         for code in Code::ALL {
             let family = &code.number()[..3];
-            assert!(["E01", "E02", "E03", "E04", "E05", "E08", "E09"].contains(&family), "{code:?}");
+            assert!(["E01", "E02", "E03", "E04", "E05", "E07", "E08", "E09"].contains(&family), "{code:?}");
             assert_eq!(code.exit() == Exit::Ok, code == Code::OutputClosed, "{code:?}");
         }
         assert_eq!(Code::Deadline.exit() as u8, 75);

@@ -13,6 +13,7 @@ mod error;
 mod explain;
 mod handshake;
 mod output;
+mod passphrase;
 mod program;
 mod queues;
 mod running;

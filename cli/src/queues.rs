@@ -51,7 +51,12 @@ impl FromStr for QueueSpec {
             let address = place.parse().map_err(|error| format!("`{text}` is no queue: {error}"))?;
             return Ok(Self { name, place: Place::Broker(address) });
         }
-        let is_route = ["tcp:", "udp:"].iter().any(|kind| place.starts_with(kind));
+        if place.starts_with("udp:") {
+            return Err(format!(
+                "`{text}`: what a queue hands out does not fit into datagrams; use tcp:HOST:PORT"
+            ));
+        }
+        let is_route = place.starts_with("tcp:");
         let place = match is_route {
             // Another node serves its queue `NAME` at this worker.
             true if !place.contains("=>") => Place::Route(format!("{place} => {}", worker(&name))),
@@ -167,6 +172,16 @@ impl Queues {
 
     fn has(&self, name: &str) -> bool {
         self.kept.contains_key(name) || self.used.contains_key(name) || self.brokers.contains_key(name)
+    }
+
+    /// The route by which others reach a mailbox here: through the node that has its queue, if that is another.
+    pub(crate) fn way_to(&self, endpoint: &str) -> String {
+        let queue = endpoint.strip_prefix("queue:").and_then(|queue| queue.split_once('/'));
+        let route = queue.and_then(|(name, _)| self.used.get(name));
+        match route.and_then(|route| route.rsplit_once(" => ")) {
+            Some((before, _)) => format!("{before} => {endpoint}"),
+            None => endpoint.to_owned(),
+        }
     }
 
     /// All of them, with what waits in those that are kept here.
@@ -324,7 +339,8 @@ mod tests {
         let broker = read("cards=nats://a.example?credentials=cards").unwrap();
         assert_eq!(broker.name, "cards");
         assert!(matches!(broker.place, Place::Broker(address) if address.kind() == BrokerKind::Nats));
-        for wrong in ["c=http://a", "c=nats://user:secret@a", "", "=x", "a=", "..", "a b=x", "/"] {
+        let wrong = ["", "=x", "a=", "..", "a b=x", "/", "a=udp:a.example:1", "c=http://a"];
+        for wrong in wrong.into_iter().chain(["c=nats://user:secret@a"]) {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
     }

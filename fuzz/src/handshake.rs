@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use onward_channels::{
-    Bases, Basis, Established, FirstMessage, FrameType, HandshakeId, Initiator, Input, Listener,
+    Bases, Basis, Established, FirstMessage, FrameType, HandshakeId, HandshakeTable, Initiator, Input,
     ListenerLimits, Mode, Opening, Output, Psk, Responder, Session, Suite, Ticket, Tickets, Verdict,
 };
 use onward_keys::SharedSecret;
@@ -38,8 +38,8 @@ static TICKETS: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| {
     let now = at(Duration::ZERO);
     let ours = ours.ticket(now, alice.identifier()).to_bytes().to_vec();
     let mut forged = ours.clone();
-    // Behind three small numbers, the name of 9 bytes and the head of the secret.
-    forged[14] ^= 1;
+    // Behind four small numbers, the name of 9 bytes and the head of the secret.
+    forged[15] ^= 1;
     [ours, theirs.ticket(now, bob.identifier()).to_bytes().to_vec(), forged]
 });
 
@@ -85,7 +85,7 @@ struct Network {
     key_service_fails: bool,
     alice: Initiator,
     mallory: Initiator,
-    listener: Listener,
+    listener: HandshakeTable,
     responders: BTreeMap<HandshakeId, Responder>,
     sent: Vec<(Place, Vec<u8>)>,
     alice_session: Option<Session>,
@@ -120,7 +120,7 @@ impl Network {
             introductions: vec![alice.introduction()],
             tickets: Arc::new(Mutex::new(tickets)),
         };
-        let listener = match Listener::new(bob.config_with(alice.identifier(), bases), limits) {
+        let listener = match HandshakeTable::new(bob.config_with(alice.identifier(), bases), limits) {
             Ok(listener) => listener,
             Err(error) => panic!("no listener: {error}"),
         };

@@ -8,12 +8,18 @@
 mod handshake;
 mod party;
 mod payload;
+mod queue;
+mod reassembly;
 mod records;
+mod service;
 mod stream;
 
 pub use handshake::f5_handshake;
 pub use payload::f17_payload;
+pub use queue::{f10_queue, f13_queue_message};
+pub use reassembly::f11_reassembly;
 pub use records::f6_records;
+pub use service::{f9_service, f9_store, f15_policy};
 pub use stream::f1_stream;
 
 use onward_channels::identity::fuzzing;
@@ -27,9 +33,16 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("f1_stream", f1_stream),
     ("f2_route", f2_route),
     ("f3_message", f3_message),
+    ("f4_datagram", f4_datagram),
     ("f5_handshake", f5_handshake),
     ("f6_records", f6_records),
+    ("f9_service", f9_service),
+    ("f9_store", f9_store),
+    ("f10_queue", f10_queue),
+    ("f11_reassembly", f11_reassembly),
     ("f12_identity", f12_identity),
+    ("f13_queue_message", f13_queue_message),
+    ("f15_policy", f15_policy),
     ("f17_payload", f17_payload),
 ];
 
@@ -76,6 +89,12 @@ pub fn f3_message(data: &[u8]) -> bool {
     }
     assert_eq!(hops, usize::from(message.hops()), "each hop costs exactly one");
     true
+}
+
+/// UDP datagrams: what decodes has one encoding, and a socket holds and sends no more than it may, whatever
+/// comes.
+pub fn f4_datagram(data: &[u8]) -> bool {
+    onward_transports::fuzzing::datagrams(data)
 }
 
 /// Identities, histories, attestations and credentials: what decodes has one encoding.

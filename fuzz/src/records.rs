@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use onward_channels::{
-    Content, Established, FirstMessage, FrameType, Initiator, Input, Listener, ListenerLimits, Mode, Opening,
-    Output, Sequence, Session, Suite, Verdict,
+    Content, Established, FirstMessage, FrameType, HandshakeTable, Initiator, Input, ListenerLimits, Mode,
+    Opening, Output, Sequence, Session, Suite, Verdict,
 };
 
 use crate::party::{Party, at};
@@ -190,7 +190,7 @@ pub(crate) fn open_channel(alice: &Party, bob: &Party) -> [Established; 2] {
     let config = alice.config(bob.identifier());
     let initiator = Initiator::new(now, config, Opening::new(mode, suite, None), [1; 32]);
     let limits = ListenerLimits { allowed: [(mode, suite)].into(), ..ListenerLimits::default() };
-    let listener = Listener::new(bob.config(alice.identifier()), limits);
+    let listener = HandshakeTable::new(bob.config(alice.identifier()), limits);
     let (Ok(mut initiator), Ok(mut listener)) = (initiator, listener) else {
         panic!("no handshake");
     };

@@ -122,10 +122,21 @@ impl fmt::Debug for Aead {
 }
 
 fn portable(algorithm: AeadAlgorithm, key: &[u8; 32]) -> Context {
-    match algorithm {
+    let context = match algorithm {
         AeadAlgorithm::ChaCha20Poly1305 => Context::ChaCha(Box::new(ChaCha20Poly1305::new(key.into()))),
         AeadAlgorithm::Aes256Gcm => Context::Aes(Box::new(Aes256Gcm::new(key.into()))),
-    }
+    };
+    wipe_stack();
+    context
+}
+
+/// Overwrites what the call before this one left on the stack: a cipher's state is its key, and the copies that it
+/// works on are wiped by nobody else.
+#[inline(never)]
+fn wipe_stack() {
+    /// More than the frames of the portable ciphers take.
+    const FRAMES: usize = 4096;
+    std::hint::black_box(&mut [0u8; FRAMES]);
 }
 
 /// Generic over the two ciphers, whose nonces and tags have the same sizes.
@@ -135,7 +146,9 @@ where
     for<'a> &'a aes_gcm::aead::Nonce<C>: From<&'a [u8; 12]>,
     aes_gcm::aead::Tag<C>: Into<[u8; 16]>,
 {
-    cipher.encrypt_inout_detached(nonce.into(), ad, buffer.into()).ok().map(Into::into)
+    let sealed = cipher.encrypt_inout_detached(nonce.into(), ad, buffer.into()).ok().map(Into::into);
+    wipe_stack();
+    sealed
 }
 
 fn portable_open<C>(cipher: &C, nonce: &[u8; 12], ad: &[u8], buffer: &mut [u8], tag: &[u8; 16]) -> Option<()>
@@ -144,7 +157,9 @@ where
     for<'a> &'a aes_gcm::aead::Nonce<C>: From<&'a [u8; 12]>,
     for<'a> &'a aes_gcm::aead::Tag<C>: From<&'a [u8; 16]>,
 {
-    cipher.decrypt_inout_detached(nonce.into(), ad, buffer.into(), tag.into()).ok()
+    let opened = cipher.decrypt_inout_detached(nonce.into(), ad, buffer.into(), tag.into()).ok();
+    wipe_stack();
+    opened
 }
 
 #[cfg(feature = "accel")]

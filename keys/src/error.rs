@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use crate::service::Refusal;
 use crate::{KeyId, KeyUsage, NonContributory, SignatureType};
 
 /// Why a vault did not do what it was asked.
@@ -31,6 +32,9 @@ pub enum KeyError {
     NonContributory(#[from] NonContributory),
 
     // The operator has to act.
+    /// The key service refused for another reason than the key.
+    #[error("the key service refused")]
+    Refused(#[source] Refusal),
     /// The vault is locked: unlock it, then ask again.
     #[error("the vault is locked")]
     Locked,
@@ -85,6 +89,24 @@ pub enum StoreError {
     /// Its content is not a key of the named usage.
     #[error("is not a valid key file: {0}")]
     Malformed(&'static str),
+    /// The passphrase is another one, or the header of the store was changed.
+    #[error("the passphrase does not open it")]
+    WrongPassphrase,
+    /// It authenticates no more: bytes were changed, dropped or moved since it was written.
+    #[error("was changed since it was written")]
+    Tampered,
+    /// The passphrase's cost is outside of what is taken.
+    #[error("asks for a passphrase cost out of bounds")]
+    Cost,
+    /// The generation before is not older: an older state of the store was put in place.
+    #[error("is older than the generation kept beside it")]
+    RolledBack,
+    /// There is one already.
+    #[error("is already there")]
+    Exists,
+    /// There is no room for another key.
+    #[error("holds as many keys as it can")]
+    Full,
     /// The system refused.
     #[error("{action} failed")]
     Io {

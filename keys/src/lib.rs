@@ -1,4 +1,4 @@
-//! Algorithms, the vault and the software key store.
+//! Algorithms, the vault, the software key store, and what a key service is made of.
 //!
 //! Every cryptographic operation of the workspace goes through this crate, so that one place decides which
 //! implementation runs, what is checked and what is wiped.
@@ -12,22 +12,30 @@
 //! - HKDF `info` and signature contexts can only be built as a [`Label`].
 //! - Ed25519 is verified strictly and ECDSA only with low S, by one implementation: every endpoint accepts the same.
 //! - A key's usage is fixed when it is made. A long-term private key never leaves its [`Vault`].
-//! - No clock, no sockets, no tasks. Only [`SoftwareVault`] touches files.
+//! - No clock, no sockets, no tasks. Only [`SoftwareVault`] and `store` touch files.
 //!
-//! Specification: docs/protocol.md §0 and §7.2.
+//! Specification: docs/protocol.md §0, §5.6 and §7.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a panic is how a test fails
 
 mod aead;
 mod agreement;
+#[cfg(feature = "store")]
+pub mod arena;
+pub mod audit;
 mod backend;
 mod error;
 mod hash;
 mod kem;
 mod label;
+pub mod private;
 mod secret;
+pub mod service;
 mod signature;
 mod software;
+#[cfg(feature = "store")]
+pub mod store;
+pub mod strict;
 mod vault;
 #[cfg(feature = "witness")]
 pub mod witness;
@@ -42,5 +50,5 @@ pub use label::Label;
 pub use rand_core::CryptoRng;
 pub use secret::SharedSecret;
 pub use signature::{PublicKey, Signature, SignatureAlgorithm, SignatureError, SignatureType, signed_bytes};
-pub use software::SoftwareVault;
+pub use software::{SoftwareVault, read_development_key};
 pub use vault::{Answer, KeyId, KeyInfo, KeyUsage, PublicHalf, Vault};

@@ -9,13 +9,12 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ed25519_dalek::Signer as _;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use self::directory::{Directory, Keys};
 use crate::{
-    Answer, Backend, KeyError, KeyId, KeyInfo, KeyUsage, Operation, PublicHalf, PublicKey, SharedSecret,
-    Signature, SignatureAlgorithm, SignatureType, Vault, signed_bytes,
+    Answer, KeyError, KeyId, KeyInfo, KeyUsage, Operation, PublicHalf, SharedSecret, Signature,
+    SignatureAlgorithm, SignatureType, Vault, private,
 };
 
 mod directory;
@@ -74,11 +73,8 @@ impl SoftwareVault {
         if !key.usage.signs(kind) {
             return Err(key.misused(id, Operation::Sign(kind)));
         }
-        let signer = ed25519_dalek::SigningKey::from_bytes(&key.secret);
-        Ok(Signature {
-            algorithm: SignatureAlgorithm::Ed25519,
-            bytes: signer.sign(&signed_bytes(kind, body)).to_vec(),
-        })
+        let bytes = private::sign(&key.secret, kind, body).to_vec();
+        Ok(Signature { algorithm: SignatureAlgorithm::Ed25519, bytes })
     }
 
     fn agree_now(&self, id: KeyId, peer: &[u8; 32]) -> Result<SharedSecret, KeyError> {
@@ -87,7 +83,7 @@ impl SoftwareVault {
         if !key.usage.agrees() {
             return Err(key.misused(id, Operation::Agree));
         }
-        Ok(Backend::best().x25519(&key.secret, peer)?)
+        Ok(private::agree(&key.secret, peer)?)
     }
 
     fn delete_now(&self, id: KeyId) -> Result<(), KeyError> {
@@ -101,6 +97,17 @@ impl SoftwareVault {
         keys.remove(&id);
         Ok(())
     }
+}
+
+/// Reads a key file of a software vault, to take the key over into one that protects it: its usage, and its private half.
+///
+/// # Errors
+/// [`KeyError::Store`]: the file is exposed to others, a link or malformed.
+pub fn read_development_key(path: &Path) -> Result<(KeyUsage, Zeroizing<[u8; 32]>), KeyError> {
+    let key = directory::read_key(path)?;
+    let mut secret = Zeroizing::new([0; 32]);
+    secret.copy_from_slice(key.secret.as_ref());
+    Ok((key.usage, secret))
 }
 
 impl Vault for SoftwareVault {
@@ -164,12 +171,7 @@ struct PrivateKey {
 
 impl PrivateKey {
     fn new(usage: KeyUsage, secret: &[u8; 32]) -> Self {
-        let public = if usage.agrees() {
-            PublicHalf::Agree(Backend::best().x25519_public(secret))
-        } else {
-            let signer = ed25519_dalek::SigningKey::from_bytes(secret);
-            PublicHalf::Verify(PublicKey::ed25519(signer.verifying_key().to_bytes()))
-        };
+        let public = private::public_half(usage, secret);
         let mut boxed = Box::new([0; 32]);
         boxed.copy_from_slice(secret);
         Self { usage, public, secret: boxed }

@@ -159,6 +159,18 @@ impl KeyUsage {
         }
     }
 
+    /// The usage's number in the messages and the store of the key service: its purpose, or 0 for an identity's own key.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self.purpose().unwrap_or(0)
+    }
+
+    /// The usage with this [`KeyUsage::number`].
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|usage| usage.number() == number)
+    }
+
     /// The usage with this purpose number.
     #[must_use]
     pub fn from_purpose(purpose: u8) -> Option<Self> {

@@ -14,9 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use onward_channels::identity::{Identifier, KnownHistories, Trust, VerifiedHistory};
 use onward_channels::{
-    Bases, Basis, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input,
-    Listener as Handshakes, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Psk, Responder, Suite,
-    To, Verdict,
+    Bases, Basis, CloseCode, Established, FirstMessage, HandshakeConfig, HandshakeId, HandshakeTable,
+    Initiator, Input, Mode, Now, Opening, Output, Padding, Predecessor, Profile, Psk, Responder, Suite, To,
+    Verdict,
 };
 use onward_keys::{Backend, Vault};
 use onward_routing::{Address, ErrorCode, FlowId, FlowKind, Message, Route, RouteRef};
@@ -215,6 +215,12 @@ impl ChannelListener {
     #[must_use]
     pub fn half_open(&self) -> usize {
         self.accepting.handshakes().half_open()
+    }
+
+    /// Channels that are open, and replaced sessions of theirs until they are drained.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.accepting.handshakes().open()
     }
 
     /// Channels that were refused because as many were open as
@@ -527,7 +533,7 @@ impl Channels {
         let mut limits = self.limits.listener.clone();
         limits.allowed = options.accepts.clone().unwrap_or(limits.allowed);
         let resumes = limits.allowed.iter().any(|(mode, _)| mode.is_resumption());
-        let handshakes = Handshakes::new(Arc::clone(&config), limits)?;
+        let handshakes = HandshakeTable::new(Arc::clone(&config), limits)?;
         let inside = FlowId::from_number(self.router.random());
         self.router.reach_mut().open_flow(inside, FlowKind::Channel, None);
         let accepting = Arc::new(Accepting {
@@ -719,7 +725,7 @@ pub(crate) struct Accepting {
     inside: FlowId,
     /// The identity whose channels can be resumed here, if they can.
     resumes: Option<Identifier>,
-    handshakes: Mutex<Handshakes>,
+    handshakes: Mutex<HandshakeTable>,
     running: Mutex<HashMap<HandshakeId, Running>>,
 }
 
@@ -739,7 +745,7 @@ struct Running {
 }
 
 impl Accepting {
-    fn handshakes(&self) -> MutexGuard<'_, Handshakes> {
+    fn handshakes(&self) -> MutexGuard<'_, HandshakeTable> {
         self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -997,4 +1003,42 @@ pub(crate) fn unix_now() -> u64 {
 
 fn now(router: &Router) -> Now {
     Now { mono: router.now(), unix: unix_now() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::limits::Limits;
+    use crate::node::Node;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_next_session_that_its_peer_never_uses_ends_and_the_channel_does_not() {
+        let mut limits = Limits::default();
+        let profile = &mut limits.channels.profile;
+        (profile.keepalive, profile.idle) = (Duration::from_millis(200), Duration::from_secs(4));
+        let node = Node::builder("n").limits(limits).start().await.unwrap();
+        let alice = node.create_identity().await.unwrap();
+        let bob = node.create_identity().await.unwrap();
+        let trust = Trust::pinned([alice.identifier()]);
+        let listener = node.accept_channels("bank", &bob, trust).unwrap();
+        let peer = Peer::Identity(bob.identifier());
+        let channel = node.open_channel(&alice, "bank".parse().unwrap(), peer).await.unwrap();
+        let Channel { channels, line } = &channel;
+        let (intent, replaces) = (line.intent.as_ref().unwrap(), line.session().predecessor());
+        let next = channels.initiate(intent, intent.renewal_mode, Some(line.peer), replaces).await.unwrap();
+        assert!(next.1.established.replaces.is_some(), "both ends know what it is to replace");
+        let began = Instant::now();
+        let within = Duration::from_secs(30);
+        while listener.open() < 2 {
+            assert!(began.elapsed() < within, "it is not there");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while listener.open() > 1 {
+            assert!(began.elapsed() < within, "it stays for ever");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!channel.is_closed() && node.channels() == 2, "both ends of the channel are here");
+    }
 }

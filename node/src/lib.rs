@@ -13,6 +13,8 @@ mod error;
 mod identity;
 #[cfg(feature = "channels")]
 mod introduction;
+#[cfg(feature = "channels")]
+mod keyd;
 mod limits;
 #[cfg(feature = "channels")]
 mod line;
@@ -32,13 +34,20 @@ pub use channel::{Channel, ChannelListener, ChannelOptions, Peer};
 #[cfg(feature = "channels")]
 pub use identity::Identity;
 #[cfg(feature = "channels")]
+pub use keyd::{DEADLINE as KEY_DEADLINE, KeyClient};
+#[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
 #[cfg(feature = "channels")]
 pub use onward_channels::{
     CloseCode, Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite,
 };
 #[cfg(feature = "channels")]
-pub use onward_keys::{Backend, KeyError, SoftwareVault, Vault};
+pub use onward_keys::service::{KeyMeta, KeyState, NewKey, Refusal, ServiceState};
+#[cfg(feature = "channels")]
+pub use onward_keys::{
+    Backend, KeyError, KeyId, KeyUsage, PublicHalf, PublicKey, SignatureAlgorithm, SignatureType,
+    SoftwareVault, Vault, audit, read_development_key,
+};
 
 pub use error::NodeError;
 #[cfg(feature = "channels")]

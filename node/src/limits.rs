@@ -182,11 +182,26 @@ fn datagram_rows(limits: &DatagramLimits) -> Vec<LimitRow> {
             "an encoded message over UDP",
         ),
         row("datagrams.peers", limits.peers.to_string(), "accepted peers of one socket"),
-        row("datagrams.peers_per_ip", limits.peers_per_ip.to_string(), "those from one address"),
+        row(
+            "datagrams.peers_per_ip",
+            limits.peers_per_ip.to_string(),
+            "those from one IPv4 address or IPv6 /64 network",
+        ),
         row("datagrams.idle", time(limits.idle), "a silent accepted peer"),
         row("datagrams.keepalive", time(limits.keepalive), "sending or hearing nothing"),
         row("datagrams.probe", time(limits.probe), "sending unheard before the peer is asked"),
         row("datagrams.connect", time(limits.connect), "being unreachable before messages are refused"),
+        row(
+            "datagrams.reconnect_first",
+            time(limits.reconnect_first),
+            "first pause between attempts to connect (it doubles, ±50 %)",
+        ),
+        row("datagrams.reconnect_last", time(limits.reconnect_last), "longest such pause (±50 %)"),
+        row(
+            "datagrams.dialled_idle",
+            time(limits.dialled_idle),
+            "a connection dialled by messages without messages",
+        ),
         row("datagrams.dialled", limits.dialled.to_string(), "connections dialled by messages"),
         row("datagrams.send", bytes(limits.send_bytes), "bytes waiting to be sent to one peer"),
         row("datagrams.reassembly", time(limits.reassembly), "the pieces of one message, first to last"),
@@ -197,7 +212,7 @@ fn datagram_rows(limits: &DatagramLimits) -> Vec<LimitRow> {
         ),
         row(
             "datagrams.reassembly_all",
-            bytes(limits.reassembly_bytes),
+            bytes(limits.reassembly_all_bytes),
             "unfinished messages of one socket's peers",
         ),
         row("datagrams.socket", bytes(limits.socket_bytes), "what the system is asked to buffer, each way"),
@@ -304,6 +319,8 @@ mod tests {
         let limits = Limits::default();
         let mut expected = fields(&limits.workers, "workers");
         expected.extend(fields(&limits.streams, "streams"));
+        #[cfg(feature = "udp")]
+        expected.extend(fields(&limits.datagrams, "datagrams"));
         #[cfg(feature = "queue")]
         expected.extend(fields(&limits.post, "post"));
         #[cfg(feature = "channels")]
@@ -320,8 +337,8 @@ mod tests {
         }
         let rows = limits.rows();
         let mut named: Vec<_> = rows.iter().map(|row| stem(row.name)).collect();
-        // Constants that both ends must agree on, which no struct has.
-        named.retain(|name| !name.starts_with("routing."));
+        // Constants, which no struct has.
+        named.retain(|name| !name.starts_with("routing.") && name != "datagrams.message");
         for list in [&mut expected, &mut named] {
             list.sort();
         }

@@ -79,6 +79,7 @@ impl NodeBuilder {
     pub async fn start(self) -> Result<Node, NodeError> {
         let router = Router::new(self.limits.workers.clone())?;
         let state = self.state.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
+        #[cfg(any(feature = "tcp", feature = "unix"))]
         let streams = transports::Streams::new(self.limits.streams.clone());
         #[cfg(feature = "tcp")]
         let tcp = transports::TcpTransport::new(Arc::clone(&streams), self.tcp);
@@ -189,6 +190,9 @@ struct Inner {
 impl Drop for Inner {
     /// The last clone is gone: what would go on by itself ends where it stands.
     fn drop(&mut self) {
+        for supervisor in lock(&self.supervisors).drain(..) {
+            supervisor.abort();
+        }
         for worker in lock(&self.workers).drain(..) {
             worker.abort();
         }
@@ -214,7 +218,7 @@ pub struct ShutdownReport {
 #[derive(Clone, Debug)]
 pub struct Listener {
     router: Arc<Router>,
-    listener: Arc<transports::Listener>,
+    listener: Arc<transports::BoundListener>,
     name: String,
 }
 
@@ -423,7 +427,7 @@ impl Node {
     }
 
     #[cfg(any(feature = "queue", feature = "tcp", feature = "udp", feature = "unix"))]
-    fn keep_listener(&self, kind: &str, listener: transports::Listener) -> Listener {
+    fn keep_listener(&self, kind: &str, listener: transports::BoundListener) -> Listener {
         let name = format!("{kind}:{}", listener.local_address().trim_start_matches(&format!("{kind}:")));
         let listener =
             Listener { router: Arc::clone(&self.inner.router), listener: Arc::new(listener), name };
@@ -529,7 +533,16 @@ impl Node {
         let mut report = ShutdownReport::default();
         let supervisors = std::mem::take(&mut *lock(&self.inner.supervisors));
         for supervisor in supervisors.iter().rev() {
-            let _ = tokio::time::timeout_at(until, supervisor.stop()).await;
+            let has = |worker: &&Address| self.inner.router.has(worker);
+            let running = || supervisor.workers().iter().filter(has).count();
+            let before = running();
+            let drained = tokio::time::timeout_at(until, supervisor.drain()).await;
+            let left = running();
+            if drained.is_err() {
+                supervisor.abort();
+            }
+            report.drained += before - left;
+            report.cut_off += left;
         }
         // Last started first: what was started later may still need what was there before.
         let workers = std::mem::take(&mut *lock(&self.inner.workers));

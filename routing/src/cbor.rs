@@ -1,7 +1,7 @@
 //! The strict subset of CBOR that messages use: definite lengths, shortest integers, sorted maps.
 //!
 //! A cursor over borrowed bytes that refuses every second spelling. It never allocates and never
-//! follows more than [`DEPTH_MAX`] open arrays and maps.
+//! follows more than `DEPTH_MAX` open arrays and maps.
 //!
 //! Specification: docs/protocol.md §0 (RFC 8949 §4.2.1).
 

@@ -92,7 +92,7 @@ fn long_routes() {
     }
     row.exactly(&format!("of {frames} frames, those accepted"), accepted, 0);
     row.exactly("frames for which more was allocated than they are long", beyond, 0);
-    row.at_most("mean time to refuse one, microseconds", took.as_secs_f64() * 1e6 / frames as f64, 5.0);
+    row.takes_at_most("mean time to refuse one, microseconds", took.as_secs_f64() * 1e6 / frames as f64, 5.0);
 }
 
 /// Arrays in arrays in the meta map, 100,000 deep, on a stack of 64 KiB.
@@ -110,7 +110,7 @@ fn deep_nesting() {
         });
         let (refused, took) = refused.unwrap().join().unwrap();
         row.exactly(&format!("messages refused with {kind} 100,000 deep"), u8::from(refused), 1);
-        row.at_most(&format!("time to refuse {kind} 100,000 deep, ms"), took, 1.0);
+        row.takes_at_most(&format!("time to refuse {kind} 100,000 deep, ms"), took, 1.0);
     }
     let nested = |depth: usize| with_meta([vec![0x81; depth - 1], vec![0x80]].concat());
     let deepest = (1..20).filter(|depth| decode(&nested(*depth)).is_ok()).count();

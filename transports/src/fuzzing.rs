@@ -1,4 +1,5 @@
-//! The entry for fuzzing what a stream connection receives: any bytes, in any pieces.
+//! The entries for fuzzing what is received: by a stream connection any bytes, in any pieces, and by a UDP
+//! socket any datagrams.
 
 use std::io;
 use std::pin::Pin;
@@ -12,6 +13,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::egress::Registration;
 use crate::limits::{StreamLimits, Streams};
 use crate::stream::{carry, greet};
+
+#[cfg(feature = "udp")]
+pub use crate::udp::datagrams;
 
 /// What came of a connection.
 #[derive(Debug, Eq, PartialEq)]

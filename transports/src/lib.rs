@@ -42,7 +42,7 @@ pub use error::TransportError;
 #[cfg(feature = "udp")]
 pub use limits::DatagramLimits;
 pub use limits::{StreamLimits, Streams};
-pub use listener::Listener;
+pub use listener::BoundListener;
 #[cfg(feature = "memory")]
 pub use memory::MemoryNetwork;
 #[cfg(feature = "tcp")]

@@ -2,6 +2,7 @@
 //!
 //! Specification: docs/protocol.md §2.1, §2.2.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,7 +92,7 @@ pub(crate) struct Retry {
 pub struct DatagramLimits {
     /// Accepted peers of one socket, by default 16,384; further ones get no answer.
     pub peers: usize,
-    /// Accepted peers of one socket from one IP address, by default 1,024.
+    /// Accepted peers of one socket from one source, an IPv4 address or an IPv6 /64 network, by default 1,024.
     pub peers_per_ip: usize,
     /// A peer that was accepted is forgotten after this long without a datagram, by default 60 s.
     pub idle: Duration,
@@ -119,7 +120,7 @@ pub struct DatagramLimits {
     /// Bytes of unfinished messages of one peer, with what keeping them costs, by default 256 KiB.
     pub reassembly_peer_bytes: usize,
     /// Bytes of unfinished messages of all peers of one socket, by default 64 MiB.
-    pub reassembly_bytes: usize,
+    pub reassembly_all_bytes: usize,
     /// Bytes that the system is asked to buffer for a socket each way, by default 4 MiB; it may give
     /// less. What comes while the buffer is full is lost.
     pub socket_bytes: usize,
@@ -142,7 +143,7 @@ impl Default for DatagramLimits {
             send_bytes: 256 * 1024,
             reassembly: Duration::from_secs(5),
             reassembly_peer_bytes: 256 * 1024,
-            reassembly_bytes: 64 * 1024 * 1024,
+            reassembly_all_bytes: 64 * 1024 * 1024,
             socket_bytes: 4 * 1024 * 1024,
         }
     }
@@ -173,5 +174,28 @@ impl Streams {
     #[must_use]
     pub fn limits(&self) -> &StreamLimits {
         &self.limits
+    }
+}
+
+/// What counts as one source: an IPv4 address, or the /64 network of an IPv6 address, all of which is one host's.
+pub(crate) fn source(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        ip => ip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
+        let of = |text: &str| source(text.parse().unwrap()).to_string();
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(of("2001:db8:1:2:ffff::1"), of("2001:db8:1:2::9"));
+        assert_ne!(of("2001:db8:1:3::1"), of("2001:db8:1:2::1"));
+        assert_eq!(of("192.0.2.1"), "192.0.2.1");
+        assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");
     }
 }

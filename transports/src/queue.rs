@@ -50,7 +50,7 @@ pub use address::{BrokerAddress, BrokerAddressError, BrokerKind};
 pub use amqp::AmqpQueue;
 pub use dead::{DeadLetter, Reason};
 pub use delivery::{Delivery, Settle, Subscription, Verdict};
-pub use embedded::{DeadRow, EmbeddedQueue, Folder, MailboxRow, Medium, QueueLimits};
+pub use embedded::{DeadRow, EmbeddedQueue, Folder, MailboxRow, Medium, Opening, QueueLimits};
 pub use error::QueueError;
 pub use message::{Mid, QueueKind, QueueMessage};
 #[cfg(feature = "mqtt")]

@@ -55,6 +55,7 @@ pub(crate) enum Lost {
     TooBig,
     #[error("the stream ended within a frame")]
     Truncated,
+    #[cfg(feature = "udp")]
     #[error("the peer does not answer")]
     Silent,
     #[error("a frame is no message")]

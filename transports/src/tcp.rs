@@ -18,7 +18,7 @@ use crate::connection::{Connection, Connector};
 use crate::dial::{Dialled, resolve};
 use crate::error::TransportError;
 use crate::limits::Streams;
-use crate::listener::{Acceptor, Arrival, Listener};
+use crate::listener::{Acceptor, Arrival, BoundListener};
 use crate::stream::Halves;
 
 /// Options of TCP sockets.
@@ -66,13 +66,13 @@ impl TcpTransport {
     ///
     /// # Errors
     /// [`TransportError::Listen`].
-    pub fn listen(&self, router: &Arc<Router>, at: SocketAddr) -> Result<Listener, TransportError> {
+    pub fn listen(&self, router: &Arc<Router>, at: SocketAddr) -> Result<BoundListener, TransportError> {
         let bound = self
             .bind(at)
             .map_err(|source| TransportError::Listen { at: at.to_string(), source: Arc::new(source) })?;
         let (listener, local) = bound;
         let acceptor = TcpAcceptor { listener, options: self.options.clone() };
-        Ok(Listener::start(router, &self.streams, acceptor, local.to_string()))
+        Ok(BoundListener::start(router, &self.streams, acceptor, local.to_string()))
     }
 
     fn bind(&self, at: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {

@@ -38,10 +38,11 @@ use crate::dial::{Dialled, resolve};
 use crate::egress::{Egress, Registration};
 use crate::error::TransportError;
 use crate::limits::DatagramLimits;
-use crate::listener::Listener;
+use crate::listener::BoundListener;
 use crate::stream::Lost;
 
 pub use counters::DatagramCounters;
+pub use endpoint::fuzzing::datagrams;
 
 /// The UDP transport of a node; also the [`Dialer`] for `udp:` addresses.
 pub struct UdpTransport {
@@ -70,14 +71,14 @@ impl UdpTransport {
     ///
     /// # Errors
     /// [`TransportError::Listen`].
-    pub fn listen(&self, router: &Arc<Router>, at: SocketAddr) -> Result<Listener, TransportError> {
+    pub fn listen(&self, router: &Arc<Router>, at: SocketAddr) -> Result<BoundListener, TransportError> {
         let flow = FlowId::new(router.random().to_be_bytes());
         let socket = self
             .sockets
             .bind(router, at, Order::Listen(flow))
             .map_err(|source| TransportError::Listen { at: at.to_string(), source: Arc::new(source) })?;
         let local = socket.local.to_string();
-        Ok(Listener::serve(router, flow, local, |closed| Listening(socket).until(closed)))
+        Ok(BoundListener::serve(router, flow, local, |closed| Listening(socket).until(closed)))
     }
 
     /// Opens a connection to a `udp:` address and keeps it until it is closed.

@@ -22,7 +22,7 @@ use crate::connection::{Connection, Connector};
 use crate::dial::Dialled;
 use crate::error::TransportError;
 use crate::limits::Streams;
-use crate::listener::{Acceptor, Arrival, Listener};
+use crate::listener::{Acceptor, Arrival, BoundListener};
 use crate::stream::Halves;
 
 /// Options of Unix sockets.
@@ -62,7 +62,7 @@ impl UnixTransport {
     /// [`TransportError::InUse`] when a live process has it, [`TransportError::Listen`] when the
     /// directory or socket cannot be made, or others may write to the directory,
     /// [`TransportError::Endpoint`].
-    pub async fn listen(&self, router: &Arc<Router>, at: &Address) -> Result<Listener, TransportError> {
+    pub async fn listen(&self, router: &Arc<Router>, at: &Address) -> Result<BoundListener, TransportError> {
         let path = self.path(at)?;
         let shown = path.display().to_string();
         let failed = |source| TransportError::Listen { at: shown.clone(), source: Arc::new(source) };
@@ -73,7 +73,7 @@ impl UnixTransport {
         let listener = bind(&path).map_err(failed)?;
         let owner = self.options.owner_only.then(|| rustix::process::geteuid().as_raw());
         let acceptor = UnixAcceptor { listener, owner, socket: SocketFile(path) };
-        Ok(Listener::start(router, &self.streams, acceptor, shown))
+        Ok(BoundListener::start(router, &self.streams, acceptor, shown))
     }
 
     /// Opens a connection to a `unix:` address and keeps it until it is closed.

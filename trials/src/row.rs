@@ -4,6 +4,8 @@
 use serde::Serialize;
 use serde_json::json;
 
+use crate::is_full;
+
 /// A claim such as `A12`, under which a test reports what it measured.
 ///
 /// Each figure is one line of JSON on standard output, with the unit in its name:
@@ -38,6 +40,25 @@ impl Row {
         self.report(figure, &value, "<=", &required, value <= required);
     }
 
+    /// Reports a time, or a ratio of times, that must be `required` or less.
+    ///
+    /// It depends on what else the machine does, so it decides nothing but in a full run (see [`is_full`]),
+    /// which has the machine to itself.
+    ///
+    /// # Panics
+    /// When it is not and the run is a full one.
+    #[track_caller]
+    pub fn takes_at_most(&self, figure: &str, value: f64, required: f64) {
+        self.takes(figure, value, required, is_full());
+    }
+
+    #[track_caller]
+    fn takes(&self, figure: &str, value: f64, required: f64, decides: bool) {
+        let met = value <= required;
+        let line = self.line(figure, &value, "<=", &required, met);
+        assert!(met || !decides, "{line}");
+    }
+
     /// Reports a figure that must be `required` or more.
     ///
     /// # Panics
@@ -58,11 +79,24 @@ impl Row {
 
     #[track_caller]
     fn report<T: Serialize>(&self, figure: &str, value: &T, relation: &str, required: &T, met: bool) {
+        let line = self.line(figure, value, relation, required, met);
+        assert!(met, "{line}");
+    }
+
+    /// Prints the line of a figure, and returns it.
+    fn line<T: Serialize>(
+        &self,
+        figure: &str,
+        value: &T,
+        relation: &str,
+        required: &T,
+        met: bool,
+    ) -> serde_json::Value {
         let required = format!("{relation} {}", json!(required));
         let line =
             json!({"row": self.id, "figure": figure, "value": value, "required": required, "met": met});
         println!("{line}");
-        assert!(met, "{line}");
+        line
     }
 }
 
@@ -83,6 +117,15 @@ mod tests {
         assert!(fails(|row| row.at_most("x", 11, 10)));
         assert!(fails(|row| row.at_least("x", 9, 10)));
         assert!(fails(|row| row.exactly("x", 1, 0)));
+    }
+
+    #[test]
+    fn a_time_decides_only_when_the_machine_does_nothing_else() {
+        let row = Row::new("R13");
+        row.takes("restart p99 ms", 11.0, 10.0, false);
+        row.takes("restart p99 ms", 10.0, 10.0, true);
+        assert!(fails(|row| row.takes("restart p99 ms", 11.0, 10.0, true)));
+        assert!(fails(|row| row.takes("restart p99 ms", f64::NAN, 10.0, true)));
     }
 
     #[test]

@@ -90,17 +90,10 @@ impl Ingress {
     }
 
     /// Routes a message that this flow brought.
-    pub fn take_in(&mut self, mut message: Message) -> Option<Blocked> {
-        message.set_flow(self.flow);
-        message.clamp_hops();
-        // A message that names no target or has no room for the way back could not be answered.
-        if message.onward().is_empty() || message.prepend_return(self.own.as_ref()).is_err() {
-            self.router.report(message, ErrorCode::HopLimit);
-            return None;
-        }
-        let known = match self.recent.target(&self.router, &message).transpose() {
-            Ok(known) => known,
-            Err(code) => {
+    pub fn take_in(&mut self, message: Message) -> Option<Blocked> {
+        let (message, known) = match self.enter(message) {
+            Ok(entered) => entered,
+            Err((code, message)) => {
                 self.router.report(message, code);
                 return None;
             }
@@ -115,6 +108,20 @@ impl Ingress {
                 None
             }
             Walk::Full(pending) => self.queue(pending),
+        }
+    }
+
+    /// Marks a message with this flow and the way back, and finds its target if that is known already.
+    fn enter(&mut self, mut message: Message) -> Result<(Message, Option<Target>), (ErrorCode, Message)> {
+        message.set_flow(self.flow);
+        message.clamp_hops();
+        // A message that names no target or has no room for the way back could not be answered.
+        if message.onward().is_empty() || message.prepend_return(self.own.as_ref()).is_err() {
+            return Err((ErrorCode::HopLimit, message));
+        }
+        match self.recent.target(&self.router, &message).transpose() {
+            Ok(known) => Ok((message, known)),
+            Err(code) => Err((code, message)),
         }
     }
 
@@ -192,22 +199,28 @@ impl Ingress {
         self.router.report(blocked.message, ErrorCode::Overloaded);
     }
 
-    /// Waits for the lane of a blocked message for as long as it takes: for a source that keeps what it has not
-    /// been asked for, as a queue does.
+    /// Hands a message to its target and waits for as long as that has no room: for a source that keeps what is not
+    /// taken, as a queue does. Nothing waits in a lane, and nobody is told of a refusal.
+    ///
+    /// # Errors
+    /// Why the message was refused, with the message.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, the blocked message is lost.
-    pub async fn hold(&mut self, blocked: Blocked) {
-        let mut blocked = *blocked.0;
-        while let Some(lane) = self.lanes.get(&blocked.target.key()).cloned() {
-            let drained = lane.drained.notified();
-            match self.queue(blocked) {
-                None => return,
-                Some(again) => blocked = *again.0,
+    /// Dropped before it is ready, the message was not delivered.
+    pub async fn deliver(&mut self, message: Message) -> Result<(), (ErrorCode, Message)> {
+        let (message, known) = self.enter(message)?;
+        let mut walk = self.router.walk(message, known, None);
+        loop {
+            match walk {
+                Walk::Done => return Ok(()),
+                Walk::Refused(code, message) => return Err((code, message)),
+                Walk::Full(pending) => {
+                    // A closed target refuses the message in `resume`.
+                    let charge = pending.charge().await.ok();
+                    walk = self.router.resume(pending, charge);
+                }
             }
-            drained.await;
         }
-        self.router.report(blocked.message, ErrorCode::Overloaded);
     }
 }
 

@@ -63,6 +63,8 @@ struct Child {
     address: Address,
     restart: Restart,
     is_worker: bool,
+    /// The workers it is or has below it.
+    workers: Vec<Address>,
     run: Box<RunChild>,
 }
 
@@ -70,10 +72,30 @@ struct Child {
 #[derive(Clone, Debug)]
 pub struct SupervisorHandle {
     mailbox: Arc<Mailbox>,
+    workers: Arc<[Address]>,
+    task: AbortHandle,
     ended: watch::Receiver<Option<EndReason>>,
 }
 
 impl SupervisorHandle {
+    /// The addresses of its workers, also of those under supervisors below it.
+    #[must_use]
+    pub fn workers(&self) -> &[Address] {
+        &self.workers
+    }
+
+    /// Has the children finish the messages they have already, last started first, and waits for the end. A
+    /// child takes no more from when it is its turn, and one that fails then is not restarted.
+    pub async fn drain(&self) -> EndReason {
+        self.mailbox.notify(Notice::Drain);
+        self.ended().await
+    }
+
+    /// Drops the children's tasks where they stand; whoever waits for an answer is told.
+    pub fn abort(&self) {
+        self.task.abort();
+    }
+
     /// Stops the children, last started first, and waits for the end.
     pub async fn stop(&self) -> EndReason {
         self.mailbox.notify(Notice::Stop);
@@ -116,19 +138,21 @@ impl Supervisor {
             let worker = make();
             Box::pin(async move { run::run(&router, &mailbox, worker).await })
         });
-        self.children.push(Child { address, restart, is_worker: true, run });
+        let workers = vec![address.clone()];
+        self.children.push(Child { address, restart, is_worker: true, workers, run });
         self
     }
 
     /// Adds a supervisor below this one; `name` appears in logs only.
     #[must_use]
     pub fn supervisor(mut self, name: Address, restart: Restart, supervisor: Self) -> Self {
+        let workers = supervisor.workers().cloned().collect();
         let supervisor = Arc::new(supervisor);
         let run: Box<RunChild> = Box::new(move |router, mailbox| {
             let supervisor = Arc::clone(&supervisor);
             Box::pin(async move { Running::start(supervisor, router).supervise(&mailbox).await })
         });
-        self.children.push(Child { address: name, restart, is_worker: false, run });
+        self.children.push(Child { address: name, restart, is_worker: false, workers, run });
         self
     }
 
@@ -137,22 +161,23 @@ impl Supervisor {
     /// # Errors
     /// [`StartError::Taken`] when an address is taken; no child runs then.
     pub fn start(self, router: &Arc<Router>, name: &Address) -> Result<SupervisorHandle, StartError> {
-        if let Some(taken) = self.addresses().find(|address| router.has(address)) {
+        if let Some(taken) = self.workers().find(|address| router.has(address)) {
             return Err(StartError::Taken(taken.clone()));
         }
         let mailbox = Mailbox::new(name.clone(), 0);
         let (sender, ended) = watch::channel(None);
-        let handle = SupervisorHandle { mailbox: Arc::clone(&mailbox), ended };
+        let workers = self.workers().cloned().collect();
         let running = Running::start(Arc::new(self), Arc::clone(router));
-        tokio::spawn(async move {
-            let reason = running.supervise(&mailbox).await;
+        let own = Arc::clone(&mailbox);
+        let task = tokio::spawn(async move {
+            let reason = running.supervise(&own).await;
             let _ = sender.send(Some(reason));
         });
-        Ok(handle)
+        Ok(SupervisorHandle { mailbox, workers, task: task.abort_handle(), ended })
     }
 
-    fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.children.iter().filter(|child| child.is_worker).map(|child| &child.address)
+    fn workers(&self) -> impl Iterator<Item = &Address> {
+        self.children.iter().flat_map(|child| &child.workers)
     }
 }
 
@@ -218,8 +243,12 @@ impl Running {
             let (index, number, reason) = tokio::select! {
                 biased;
                 notice = poll_fn(|cx| own.poll_next(cx, &mut none, &mut Vec::new())) => match notice {
-                    Some(Notice::Stop | Notice::Drain) => {
-                        self.stop_from(0).await;
+                    Some(Notice::Stop) => {
+                        self.stop_all().await;
+                        return EndReason::Stopped;
+                    }
+                    Some(Notice::Drain) => {
+                        self.drain_all().await;
                         return EndReason::Stopped;
                     }
                     _ => continue,
@@ -237,7 +266,7 @@ impl Running {
             }
             self.places[index].task = None;
             if let Err(given_up) = self.child_ended(index, reason).await {
-                self.stop_from(0).await;
+                self.stop_all().await;
                 return given_up;
             }
         }
@@ -289,37 +318,53 @@ impl Running {
         }
     }
 
-    async fn stop_from(&mut self, first: usize) {
-        for index in (first..self.places.len()).rev() {
+    async fn stop_all(&mut self) {
+        for index in (0..self.places.len()).rev() {
             self.halt(index).await;
+            self.close(index, EndReason::Stopped);
+        }
+    }
+
+    /// Waits for each child for as long as it takes: whoever asked for this has a deadline.
+    async fn drain_all(&mut self) {
+        for index in (0..self.places.len()).rev() {
+            if let Some((number, _)) = self.tell(index, Notice::Drain) {
+                self.await_end(number).await;
+            }
             self.close(index, EndReason::Stopped);
         }
     }
 
     /// Stops a child's task and keeps its mailbox.
     async fn halt(&mut self, index: usize) {
-        let Some((number, task)) = self.places[index].task.take() else { return };
-        if let Some(mailbox) = &self.places[index].mailbox {
-            mailbox.notify(Notice::Stop);
+        let Some((number, task)) = self.tell(index, Notice::Stop) else { return };
+        if tokio::time::timeout(STOP_WAIT, self.await_end(number)).await.is_err() {
+            tracing::warn!(worker = %self.spec.children[index].address, "did not stop in time");
+            task.abort();
         }
-        let until = Instant::now() + STOP_WAIT;
-        loop {
-            match tokio::time::timeout_at(until, self.tasks.join_next()).await {
-                Ok(Some(Ok((_, ended, _)))) if ended == number => return,
+    }
+
+    /// Tells a running child to end; its end is no failure any more.
+    fn tell(&mut self, index: usize, notice: Notice) -> Option<(u64, AbortHandle)> {
+        let task = self.places[index].task.take()?;
+        if let Some(mailbox) = &self.places[index].mailbox {
+            mailbox.notify(notice);
+        }
+        Some(task)
+    }
+
+    async fn await_end(&mut self, number: u64) {
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
+                Ok((_, ended, _)) if ended == number => return,
                 // Another child ended meanwhile: it is halted or restarted in its turn.
-                Ok(Some(Ok((other, ended, _)))) => {
+                Ok((other, ended, _)) => {
                     let place = &mut self.places[other];
                     if place.task.as_ref().is_some_and(|(current, _)| *current == ended) {
                         place.task = None;
                     }
                 }
-                Ok(Some(Err(_))) => {}
-                Ok(None) => return,
-                Err(_) => {
-                    tracing::warn!(worker = %self.spec.children[index].address, "did not stop in time");
-                    task.abort();
-                    return;
-                }
+                Err(_) => {}
             }
         }
     }

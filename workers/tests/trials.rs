@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use onward_routing::{Address, ErrorCode, FlowId, FlowKind, Message, Route, RouteRef};
-use onward_trials::{Event, Id, Ledger, Process, Row, Sample, alone, is_full, size};
+use onward_trials::{Event, Id, Ledger, Process, Row, Sample, alone, size};
 use onward_workers::{
     AskError, Context, Echo, EndReason, Failure, Ingress, Limits, NoReply, Raw, Relay, Restart, Router,
     Strategy, Supervisor, Worker, start,
@@ -167,11 +167,7 @@ async fn r12_a_stuck_worker_stops_no_other() {
     let beside = time().await;
     let row = Row::new("R12");
     row.exactly("asks answered beside a stuck worker", beside.len(), asks);
-    if is_full() {
-        row.at_most("p99 beside a stuck worker / alone", beside.percentile_ms(99) / alone, 1.2);
-    } else {
-        row.at_most("p99 beside a stuck worker ms", beside.percentile_ms(99), 100.0);
-    }
+    row.takes_at_most("p99 beside a stuck worker / alone", beside.percentile_ms(99) / alone, 1.2);
     assert!(matches!(stuck.await.unwrap(), Err(AskError::Deadline(_))), "it is stuck");
 }
 
@@ -241,11 +237,7 @@ async fn r13_a_worker_that_panics_comes_back_with_its_mailbox() {
     row.exactly("messages waiting behind a panic and lost", verdict.lost.len(), 0);
     row.exactly("messages handled twice or out of order", verdict.faults(), 0);
     row.exactly("answered beside panics", verdict.acknowledged as u64, panics);
-    row.at_most(
-        "restart and answer p99 ms",
-        restarts.percentile_ms(99),
-        if is_full() { 10.0 } else { 100.0 },
-    );
+    row.takes_at_most("restart and answer p99 ms", restarts.percentile_ms(99), 10.0);
     assert_eq!(supervision.stop().await, EndReason::Stopped);
 }
 

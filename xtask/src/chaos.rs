@@ -15,12 +15,15 @@ use crate::run::{self, Streams};
 /// Which rows, and how much of each.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Rows such as `A12` or `R13`; all of them when none is named.
+    /// Rows such as `A12` or `R13`, or `queue` for those of queues; all of them when none is named.
     rows: Vec<String>,
     /// Measure at the full size, optimised: hours instead of minutes.
     #[arg(long)]
     full: bool,
 }
+
+/// Rows that have a name together.
+const GROUPS: &[(&str, &[&str])] = &[("QUEUE", &["A40", "A42", "R1", "R2", "R3", "R4"])];
 
 /// A figure as a test prints it.
 #[derive(Deserialize)]
@@ -83,8 +86,11 @@ fn chosen(
         return Ok(found.clone());
     }
     let mut chosen = BTreeMap::new();
-    for row in named {
-        let row = row.to_uppercase();
+    let rows_of = |name: &String| match GROUPS.iter().find(|(group, _)| name.eq_ignore_ascii_case(group)) {
+        Some((_, rows)) => rows.iter().map(|row| (*row).to_owned()).collect(),
+        None => vec![name.to_uppercase()],
+    };
+    for row in named.iter().flat_map(rows_of) {
         let rows = || found.keys().map(String::as_str).collect::<Vec<_>>().join(" ");
         let tests = found.get(&row).with_context(|| format!("{row} has no test; there are {}", rows()))?;
         chosen.insert(row, tests.clone());
@@ -161,5 +167,12 @@ mod tests {
         assert_eq!(chosen(&found, &["a12".to_owned()]).unwrap(), found);
         assert_eq!(chosen(&found, &[]).unwrap(), found);
         assert!(chosen(&found, &["A13".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_group_stands_for_its_rows() {
+        let (name, rows) = GROUPS[0];
+        let found: BTreeMap<_, _> = rows.iter().map(|row| ((*row).to_owned(), BTreeSet::new())).collect();
+        assert_eq!(chosen(&found, &[name.to_lowercase()]).unwrap(), found);
     }
 }

@@ -38,7 +38,7 @@ enum Task {
         /// Groups of figures, such as `local` or `channel`; all of them when none is named.
         groups: Vec<String>,
     },
-    /// Measure the rows of the list of claims: `chaos`, `chaos A12 R13`, `chaos R14 --full`.
+    /// Measure the rows of the list of claims: `chaos`, `chaos A12 R13`, `chaos queue`, `chaos R14 --full`.
     Chaos(chaos::Arguments),
     /// Fuzz each target, or the one named: `fuzz 60s`, `fuzz 10m f1_stream`, `fuzz --runs 100000`.
     Fuzz(fuzz::Arguments),

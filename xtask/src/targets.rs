@@ -69,6 +69,10 @@ pub(crate) const TARGETS: &[Target] = &[
     target("tcp.oneway.1024", "msg/s", Peer("ockam"), AtLeast(5.0)),
     target("tcp.oneway.32768", "msg/s", Peer("ockam"), AtLeast(1.0)),
     target("tcp.ask.64", "us p50", Peer("raw"), AtMost(1.5)),
+    // Over UDP, beside a socket that sends and reads datagrams of the same size in batches, and nothing else.
+    with(2, target("udp.oneway.64", "msg/s", Own("udp.raw.oneway.64"), AtLeast(0.8))),
+    with(2, target("udp.oneway.1024", "msg/s", Own("udp.raw.oneway.1024"), AtLeast(0.8))),
+    with(1, target("udp.channel.ask.64", "us p50", Own("udp.raw.ask.64"), AtMost(2.0))),
     // Through a secure channel over TCP.
     target("channel.oneway.64", "msg/s", Peer("ockam"), AtLeast(12.0)),
     target("channel.oneway.1024", "msg/s", Peer("ockam"), AtLeast(9.0)),
@@ -86,6 +90,16 @@ pub(crate) const TARGETS: &[Target] = &[
     target("handshake.64", "handshakes/s", Peer("ockam"), AtLeast(3.0)),
     // A slow worker on one route of a connection, and the asks on another.
     target("slow.route.64", "x p99 alone", Limit(1.0), AtMost(2.0)),
+    // Keys in a process of their own, beside keys in this one.
+    target("keyd.sign.64", "x in-process", Limit(1.0), AtLeast(0.7)),
+    target("keyd.one", "x bare and operation", Limit(1.0), AtMost(2.0)),
+    target("keyd.handshake.64", "x in-process", Limit(1.0), AtLeast(0.8)),
+    target("keyd.fair.100", "x p99 alone", Limit(1.0), AtMost(2.0)),
+    // The queue on disk, beside the bare database, a plain file, and one wait for the disk.
+    target("queue.durable.1024", "x database", Limit(1.0), AtLeast(0.9)),
+    target("queue.durable.1024", "x file", Limit(1.0), AtLeast(0.8)),
+    target("queue.receipt.1024", "x sync", Limit(1.0), AtMost(1.5)),
+    target("queue.idle", "wake-ups/s", Limit(1.0), AtMost(0.0)),
     // What one idle worker, and both ends of one idle channel, keep in memory.
     target("memory.worker", "B heap", Limit(1536.0), AtMost(1.0)),
     target("memory.worker", "B rss", Limit(1536.0), AtMost(1.0)),

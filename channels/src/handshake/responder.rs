@@ -28,7 +28,7 @@ use crate::record::{CloseCode, Content};
 use crate::schedule::Confirmed;
 use crate::session::Answers;
 
-/// A handshake the peer started. Made by [`crate::Listener::receive`]; poll it at once.
+/// A handshake the peer started. Made by [`crate::HandshakeTable::receive`]; poll it at once.
 pub struct Responder {
     config: Arc<HandshakeConfig>,
     terms: Terms,

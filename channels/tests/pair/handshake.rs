@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use onward_channels::identity::Trust;
 use onward_channels::{
-    Basis, Failure, FirstMessage, FrameType, HandshakeConfig, Initiator, Input, Listener, ListenerLimits,
-    Mode, Opening, Output, Psk, Responder, Session, Suite, To, Verdict,
+    Basis, Failure, FirstMessage, FrameType, HandshakeConfig, HandshakeTable, Initiator, Input,
+    ListenerLimits, Mode, Opening, Output, Psk, Responder, Session, Suite, To, Verdict,
 };
 use onward_keys::{Backend, SharedSecret};
 use onward_trials::{Row, is_full};
@@ -74,7 +74,7 @@ impl Bench {
     }
 
     fn responder_with(&self, config: HandshakeConfig, first: &[u8]) -> Option<(Responder, Vec<u8>)> {
-        let mut listener = Listener::new(Arc::new(config), all_modes()).unwrap();
+        let mut listener = HandshakeTable::new(Arc::new(config), all_modes()).unwrap();
         let message = FirstMessage { flow: FLOW, behind: b"", packet: first };
         let Verdict::Accept { mut responder, .. } = listener.receive(at(0), message, [9; 32]) else {
             return None;
@@ -658,7 +658,7 @@ fn n3_5_pairs_outside_the_allow_list_are_dropped() {
         let bench = Bench::new(mode, suite);
         let (_, first) = bench.initiator(1);
         let is_answered = |limits: ListenerLimits| {
-            let mut listener = Listener::new(Arc::new(bench.bob_config()), limits).unwrap();
+            let mut listener = HandshakeTable::new(Arc::new(bench.bob_config()), limits).unwrap();
             let message = FirstMessage { flow: FLOW, behind: b"", packet: &first };
             !matches!(listener.receive(at(0), message, [1; 32]), Verdict::Drop)
         };
@@ -834,7 +834,7 @@ fn n3_13_a_responder_without_its_key_service_fails_silently() {
         let asks = if mode.has_two_messages() { 2 } else { 1 };
         for willing in 0..asks {
             for (time, answer) in unwilling() {
-                let mut listener = Listener::new(Arc::new(bench.bob_config()), all_modes()).unwrap();
+                let mut listener = HandshakeTable::new(Arc::new(bench.bob_config()), all_modes()).unwrap();
                 let message = FirstMessage { flow: FLOW, behind: b"", packet: &first };
                 let Verdict::Accept { mut responder, .. } = listener.receive(at(10), message, [1; 32]) else {
                     panic!("a good first message is accepted");

@@ -10,7 +10,7 @@ use onward_channels::identity::{
 };
 use onward_channels::{
     Bases, Basis, ChannelError, Content, Established, Failure, FirstMessage, FrameType, HandshakeConfig,
-    HandshakeId, Initiator, Input, Listener, ListenerLimits, LocalIdentity, Mode, Now, Opening, Output,
+    HandshakeId, HandshakeTable, Initiator, Input, ListenerLimits, LocalIdentity, Mode, Now, Opening, Output,
     Padding, Profile, Psk, Responder, Role, Session, Suite, Ticket, Tickets, To, Verdict,
 };
 use onward_keys::{Backend, KeyUsage, PublicHalf, SharedSecret, SoftwareVault, Vault as _};
@@ -180,7 +180,7 @@ pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Listener limits that allow every mode and suite.
+/// Limits of a listener that allow every mode and suite.
 pub(crate) fn all_modes() -> ListenerLimits {
     ListenerLimits { allowed: all_pairs().collect(), ..ListenerLimits::default() }
 }
@@ -201,7 +201,7 @@ pub(crate) struct Pair {
     pub(crate) alice: Party,
     pub(crate) bob: Party,
     pub(crate) initiator: Initiator,
-    pub(crate) listener: Listener,
+    pub(crate) listener: HandshakeTable,
     pub(crate) responders: BTreeMap<HandshakeId, Responder>,
     pub(crate) initiator_end: Option<Result<Established, Failure>>,
     pub(crate) responder_end: Vec<(HandshakeId, Result<Established, Failure>)>,
@@ -262,7 +262,7 @@ impl Pair {
         configs.1.bases = prior.bases();
         let opening = prior.opening(suite);
         let initiator = Initiator::new(at(0), Arc::new(configs.0), opening, dice.bytes()).unwrap();
-        let listener = Listener::new(Arc::new(configs.1), all_modes()).unwrap();
+        let listener = HandshakeTable::new(Arc::new(configs.1), all_modes()).unwrap();
         Self {
             now: at(0),
             dice,

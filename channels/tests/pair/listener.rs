@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use onward_channels::{
-    FirstMessage, HandshakeConfig, HandshakeId, Initiator, Input, Listener, ListenerLimits, Mode, Now,
+    FirstMessage, HandshakeConfig, HandshakeId, HandshakeTable, Initiator, Input, ListenerLimits, Mode, Now,
     Output, Responder, Suite, To, Verdict,
 };
 
@@ -29,8 +29,8 @@ impl Crowd {
         Arc::new(HandshakeConfig { bases: self.prior.bases(), ..self.bob.config(&self.alice) })
     }
 
-    fn listener(&self) -> Listener {
-        Listener::new(self.config(), all_modes()).unwrap()
+    fn listener(&self) -> HandshakeTable {
+        HandshakeTable::new(self.config(), all_modes()).unwrap()
     }
 
     fn initiator(&mut self, now: Now) -> (Initiator, Vec<u8>) {
@@ -50,7 +50,7 @@ impl Crowd {
         }
     }
 
-    fn receive(&mut self, listener: &mut Listener, now: Now, flow: u128, packet: &[u8]) -> Verdict {
+    fn receive(&mut self, listener: &mut HandshakeTable, now: Now, flow: u128, packet: &[u8]) -> Verdict {
         listener.receive(now, FirstMessage { flow, behind: b"", packet }, self.dice.bytes())
     }
 
@@ -328,7 +328,7 @@ fn at_the_cap_in_all_the_flow_that_holds_most_gives_way() {
     let mut crowd = Crowd::new(Mode::HybridXx, Suite::ChaChaPoly);
     let limits =
         ListenerLimits { half_open_max: 8, half_open_cookie: 0, half_open_per_flow_cookie: 0, ..all_modes() };
-    let mut listener = Listener::new(crowd.config(), limits).unwrap();
+    let mut listener = HandshakeTable::new(crowd.config(), limits).unwrap();
     let mut open = |crowd: &mut Crowd, flow: u128, behind: &[u8]| {
         let (mut initiator, packet) = crowd.initiator(at(0));
         let random = crowd.dice.bytes();

@@ -447,3 +447,26 @@ fn records_survive_a_bad_link_without_a_duplicate() {
         }
     }
 }
+
+#[test]
+fn a_credential_update_is_opened_or_refused_and_the_channel_goes_on() {
+    let (mut alice, mut bob) = sessions(Suite::ChaChaPoly);
+    let update = |alice: &mut Session, bob: &mut Session, body: &[u8]| {
+        let mut record = Vec::new();
+        let write = |out: &mut Vec<u8>| out.extend_from_slice(body);
+        let sealed =
+            alice.sealer.seal_into(at(1), FrameType::CredentialUpdate, body.len(), write, &mut record);
+        assert!(sealed.is_ok());
+        let opened = bob.opener.open_in_place(at(1), &mut record).map(|frame| frame.content);
+        let is_update = matches!(opened, Ok(Content::CredentialUpdate(update)) if update == body);
+        assert!(is_update || matches!(opened, Err(ChannelError::Malformed(_))), "{opened:?}");
+        // What is not understood is dropped, and nothing else with it.
+        let data = seal(at(1), alice, b"next");
+        assert_eq!(open(at(1), bob, &data).unwrap(), b"next");
+        is_update
+    };
+    // As long as an identity payload can be, and no longer.
+    for (length, is_one) in [(0, false), (1, true), (32 * 1024, true), (32 * 1024 + 1, false)] {
+        assert_eq!(update(&mut alice, &mut bob, &vec![0x83; length]), is_one, "{length} bytes");
+    }
+}

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use onward_channels::{
-    CloseCode, Established, Failure, FrameType, HandshakeConfig, Initiator, Input, Listener, ListenerLimits,
-    Mode, Opening, Predecessor, Session, Suite,
+    CloseCode, Established, Failure, FrameType, HandshakeConfig, HandshakeTable, Initiator, Input,
+    ListenerLimits, Mode, Opening, Predecessor, Session, Suite,
 };
 use onward_keys::{Label, mac};
 
@@ -37,7 +37,7 @@ impl Attempt {
         let mut pair = Pair::with(mode, suite, 1, alice, bob, configs);
         // The listener holds the responder's half of this very ticket.
         let theirs = Arc::new(HandshakeConfig { bases: prior.bases(), ..pair.bob.config(&pair.alice) });
-        pair.listener = Listener::new(theirs, ListenerLimits { open_max, ..all_modes() }).unwrap();
+        pair.listener = HandshakeTable::new(theirs, ListenerLimits { open_max, ..all_modes() }).unwrap();
         pair.initiator = Initiator::new(at(0), config, opening, [7; 32]).unwrap();
         pair.replaced = known_to_bob;
         pair.faults = faults;
@@ -165,7 +165,7 @@ fn a_listener_without_places_takes_successors_and_tells_all_others() {
         let initiator = Initiator::new(at(0), Arc::new(alice.config(&bob)), prior.opening(suite), [7; 32]);
         let configs = (alice.config(&bob), bob.config(&alice));
         let mut pair = Pair::with(mode, suite, 1, alice, bob, configs);
-        pair.listener = Listener::new(config, ListenerLimits { open_max: 0, ..all_modes() }).unwrap();
+        pair.listener = HandshakeTable::new(config, ListenerLimits { open_max: 0, ..all_modes() }).unwrap();
         pair.initiator = initiator.unwrap();
         pair.run();
         let told = pair.initiator_end.unwrap();
@@ -180,7 +180,7 @@ fn a_place_is_free_again_when_its_channel_has_ended() {
     let limits = ListenerLimits { open_max: 1, ..all_modes() };
     let mut pair = Pair::new(Mode::HybridXx, Suite::ChaChaPoly, 1);
     let config = Arc::new(pair.bob.config(&pair.alice));
-    pair.listener = Listener::new(config, limits).unwrap();
+    pair.listener = HandshakeTable::new(config, limits).unwrap();
     let mut ends = Vec::new();
     for random in 1..=3 {
         let prior = Prior::new(Mode::HybridXx, &pair.alice, &pair.bob);

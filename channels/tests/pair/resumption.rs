@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use onward_channels::{
-    Bases, Basis, FirstMessage, HandshakeConfig, Initiator, Input, Listener, Mode, Opening, Output, Psk,
-    Responder, Role, Suite, Ticket, Tickets, To, Verdict,
+    Bases, Basis, FirstMessage, HandshakeConfig, HandshakeTable, Initiator, Input, Mode, Opening, Output,
+    Psk, Responder, Role, Suite, Ticket, Tickets, To, Verdict,
 };
 use onward_keys::SharedSecret;
 
@@ -51,14 +51,14 @@ impl Ended {
         Arc::new(Mutex::new(tickets))
     }
 
-    fn listener(&self, tickets: &Arc<Mutex<Tickets>>) -> Listener {
+    fn listener(&self, tickets: &Arc<Mutex<Tickets>>) -> HandshakeTable {
         let bases = Bases { tickets: Arc::clone(tickets), ..Bases::default() };
         let config = HandshakeConfig { bases, ..self.bob.config(&self.alice) };
-        Listener::new(Arc::new(config), all_modes()).unwrap()
+        HandshakeTable::new(Arc::new(config), all_modes()).unwrap()
     }
 }
 
-fn received(listener: &mut Listener, packet: &[u8]) -> Option<Responder> {
+fn received(listener: &mut HandshakeTable, packet: &[u8]) -> Option<Responder> {
     match listener.receive(at(0), FirstMessage { flow: FLOW, behind: b"", packet }, [9; 32]) {
         Verdict::Accept { responder, .. } => Some(*responder),
         Verdict::Drop => None,

@@ -58,7 +58,8 @@ async fn on_own_node(
     let service = Service::start(&running.node, &serve.name, handler, serve.jobs)?;
     let identifier = running.identifier.map(|identifier| identifier.to_string()).unwrap_or_default();
     let endpoints = running.endpoints();
-    announce(serve, &identifier, endpoints.first().map_or("", String::as_str), &[], output)?;
+    let way = endpoints.first().map(|endpoint| running.queues.way_to(endpoint)).unwrap_or_default();
+    announce(serve, &identifier, &way, &[], output)?;
     let drain = running.until_stopped(serve.drain).await?;
     let finishing = finish(service, &running.node, drain, output);
     report(&serve.name, running.signals.unless_again(finishing).await, output);

@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::attack::{ATTACKS_PER_FRAME, Counts};
+use super::keys::{KeyService, KeysAt};
 use super::part::{
     Answered, Arrived, CHANNELS, Errand, Orders, QUEUE_WORKER, Ready, Request, Seen, WORKER, confirmation,
     order,
@@ -43,6 +44,8 @@ pub(super) struct Journey {
     pub(super) hops: Vec<Station>,
     pub(super) service: Station,
     pub(super) siege: Option<Siege>,
+    /// What became of the keys, if they were in a key service.
+    pub(super) kept: Option<Kept>,
 }
 
 /// What became of a channel in use while the hop nearest to the service attacked it.
@@ -79,6 +82,15 @@ impl Siege {
     }
 }
 
+/// Keys in a key service, looked for in the processes of the journey.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    /// How many there are.
+    pub(super) keys: usize,
+    /// How often one was found; `None` when a process could not be searched.
+    pub(super) found: Option<usize>,
+}
+
 /// One process of the journey and what it saw.
 #[derive(Debug)]
 pub(super) struct Station {
@@ -108,7 +120,8 @@ impl Journey {
             [&self.client, &self.service].iter().any(|end| end.memory.is_some() && !end.found());
         let silent_hop = self.hops.iter().any(|hop| hop.forwarded == 0 || hop.bytes == 0);
         let fallen = self.siege.as_ref().is_some_and(|siege| !siege.withstood());
-        if !self.answered || leaked || missing_at_an_end || silent_hop || fallen {
+        let keys_out = self.kept.is_some_and(|kept| kept.found.is_some_and(|found| found > 0));
+        if !self.answered || keys_out || leaked || missing_at_an_end || silent_hop || fallen {
             return Some(false);
         }
         self.stations().all(|station| station.memory.is_some()).then_some(true)
@@ -124,7 +137,8 @@ impl Station {
 }
 
 /// Runs the journey of `text`: over UDP, TCP and a queue on disk. With `attacks` all links are TCP, and the last
-/// hop then makes so many attacks on the channel.
+/// hop then makes so many attacks on the channel. With
+/// `keyd`, every long-term key is in a key service.
 ///
 /// # Errors
 /// [`Code::DemoFailed`] when a process does not do its part. All of them have ended then.
@@ -132,12 +146,16 @@ pub(super) async fn run(
     text: &str,
     attacks: u64,
     broker: Option<&BrokerAddress>,
+    keyd: bool,
 ) -> Result<Journey, CliError> {
     let tag = random_tag()?;
     let tagged = format!("{text} {tag}");
     let (mut client, mut service) = (Part::start("client")?, Part::start("service")?);
     let mut hops = [Part::start("hop")?, Part::start("hop")?];
 
+    let service_of_keys = if keyd { Some(KeyService::start().await?) } else { None };
+    let keys = |name| service_of_keys.as_ref().map(|keys| keys.at(name));
+    client.tell(&Orders { keys: keys("client"), ..Orders::default() }).await?;
     let known: Ready = client.hear().await?;
     let folder =
         tempfile::tempdir().map_err(|error| failed("there is no folder for a queue").because(error))?;
@@ -145,10 +163,14 @@ pub(super) async fn run(
     let (links, (route, far)) = match (attacks, broker) {
         (0, Some(broker)) => {
             let link = broker.kind().name();
-            (["udp", "tcp", link], by_broker(&mut hops, &mut service, known, broker).await?)
+            let way = by_broker(&mut hops, &mut service, known, keys("service"), broker).await?;
+            (["udp", "tcp", link], way)
         }
-        (0, None) => (["udp", "tcp", "queue"], by_queue(&mut hops, &mut service, known, &queue).await?),
-        _ => (["tcp"; 3], by_tcp(&mut hops, &mut service, known).await?),
+        (0, None) => (
+            ["udp", "tcp", "queue"],
+            by_queue(&mut hops, &mut service, known, keys("service"), &queue).await?,
+        ),
+        _ => (["tcp"; 3], by_tcp(&mut hops, &mut service, known, keys("service")).await?),
     };
     client.tell(&Errand { route: route.clone(), peer: far.identifier, text: tagged.clone() }).await?;
     let answered: Answered = client.hear().await?;
@@ -188,7 +210,13 @@ pub(super) async fn run(
         memory: part.search(&needle),
         files: None,
     };
+    let parts = || [&client].into_iter().chain(&hops).chain([&service]);
+    let kept = service_of_keys.as_ref().map(|keys| Kept {
+        keys: keys.count(),
+        found: parts().map(|part| keys.found_in(part.child.id())).sum(),
+    });
     Ok(Journey {
+        kept,
         links,
         route: format!("{route} => {WORKER}"),
         text_bytes: tagged.len(),
@@ -208,8 +236,9 @@ async fn by_tcp(
     hops: &mut [Part; 2],
     service: &mut Part,
     client: Ready,
+    keys: Option<KeysAt>,
 ) -> Result<(String, Ready), CliError> {
-    service.tell(&Orders { trust: client.identifier, ..Orders::default() }).await?;
+    service.tell(&Orders { trust: client.identifier, keys, ..Orders::default() }).await?;
     let far: Ready = service.hear().await?;
     let mut next = far.endpoint.clone();
     let mut route = CHANNELS.to_owned();
@@ -229,6 +258,7 @@ async fn by_queue(
     hops: &mut [Part; 2],
     service: &mut Part,
     client: Ready,
+    keys: Option<KeysAt>,
     folder: &Path,
 ) -> Result<(String, Ready), CliError> {
     let [first, last] = hops;
@@ -236,7 +266,7 @@ async fn by_queue(
     last.tell(&Orders { name: HOPS[1].to_owned(), queue, ..Orders::default() }).await?;
     let keeper: Ready = last.hear().await?;
     let queue = format!("{} => {QUEUE_WORKER}", keeper.endpoint);
-    service.tell(&Orders { trust: client.identifier, queue, ..Orders::default() }).await?;
+    service.tell(&Orders { trust: client.identifier, queue, keys, ..Orders::default() }).await?;
     let far: Ready = service.hear().await?;
     by_datagrams(first, &keeper, far).await
 }
@@ -246,13 +276,14 @@ async fn by_broker(
     hops: &mut [Part; 2],
     service: &mut Part,
     client: Ready,
+    keys: Option<KeysAt>,
     broker: &BrokerAddress,
 ) -> Result<(String, Ready), CliError> {
     let [first, last] = hops;
     let broker = broker.with_credentials();
     last.tell(&Orders { name: HOPS[1].to_owned(), broker: broker.clone(), ..Orders::default() }).await?;
     let keeper: Ready = last.hear().await?;
-    service.tell(&Orders { trust: client.identifier, broker, ..Orders::default() }).await?;
+    service.tell(&Orders { trust: client.identifier, broker, keys, ..Orders::default() }).await?;
     let far: Ready = service.hear().await?;
     by_datagrams(first, &keeper, far).await
 }
@@ -380,7 +411,7 @@ impl Part {
 }
 
 /// 16 random letters and digits.
-fn random_tag() -> Result<String, CliError> {
+pub(super) fn random_tag() -> Result<String, CliError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| failed("the system gives no randomness").because(error))?;
     let letters = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -425,6 +456,7 @@ mod tests {
             hops: vec![station("one", false), station("two", false)],
             service: station("service", true),
             siege: None,
+            kept: None,
         }
     }
 

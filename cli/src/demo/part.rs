@@ -10,12 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use onward::queue::{EmbeddedQueue, QueueLimits};
-use onward::{Context, Failure, Listener, NoReply, Node, Peer, Raw, RemoteQueue, Route, Trust, Worker};
+use onward::{
+    Context, Failure, Identity, Listener, NoReply, Node, Peer, Raw, RemoteQueue, Route, Trust, Worker,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Stdin};
 use tokio::sync::watch;
 
 use super::attack;
+use super::keys::KeysAt;
 use super::tap::{self, Record};
 use crate::args::DemoPart;
 use crate::client::start_node;
@@ -50,6 +53,8 @@ pub(super) struct Orders {
     pub(super) attacks: bool,
     /// Who may ask the service.
     pub(super) trust: String,
+    /// Where the client's or the service's keys are, if not in its own process.
+    pub(super) keys: Option<KeysAt>,
     /// Whether a hop listens for datagrams.
     pub(super) udp: bool,
     /// Where a hop keeps a queue, a folder; or where the service finds it, a route. Empty for none.
@@ -131,9 +136,9 @@ pub(super) async fn run(part: DemoPart) -> Result<(), CliError> {
 }
 
 async fn client(lines: &mut Lines) -> Result<(), CliError> {
-    let node = start_node("client", None).await?;
+    let Some(orders) = lines.next::<Orders>().await? else { return Ok(()) };
+    let (node, identity) = start_end("client", orders.keys.as_ref()).await?;
     let canary = Canary::start(&node).await?;
-    let identity = node.create_identity().await.map_err(|error| failed("has no identity").because(error))?;
     answer(&Ready { identifier: identity.identifier().to_string(), ..Ready::default() })?;
     let Some(errand) = lines.next::<Errand>().await? else { return Ok(()) };
     let route = errand.route.parse().map_err(|error| failed("has no route").because(error))?;
@@ -159,6 +164,16 @@ async fn client(lines: &mut Lines) -> Result<(), CliError> {
     // Held until here: the search must find it.
     drop(errand);
     Ok(())
+}
+
+/// A node at an end of the channel, with its identity.
+async fn start_end(name: &str, keys: Option<&KeysAt>) -> Result<(Node, Identity), CliError> {
+    if let Some(keys) = keys {
+        return keys.start_node(name).await;
+    }
+    let node = start_node(name, None).await?;
+    let identity = node.create_identity().await.map_err(|error| failed("has no identity").because(error))?;
+    Ok((node, identity))
 }
 
 async fn ask(node: &Node, route: &Route, text: &str) -> Result<Vec<u8>, onward::AskError> {
@@ -277,9 +292,8 @@ async fn hop(lines: &mut Lines) -> Result<(), CliError> {
 
 async fn service(lines: &mut Lines) -> Result<(), CliError> {
     let Some(orders) = lines.next::<Orders>().await? else { return Ok(()) };
-    let node = start_node("service", None).await?;
+    let (node, identity) = start_end("service", orders.keys.as_ref()).await?;
     let canary = Canary::start(&node).await?;
-    let identity = node.create_identity().await.map_err(|error| failed("has no identity").because(error))?;
     let client: onward::Identifier =
         orders.trust.parse().map_err(|error| failed("has no peer").because(error))?;
     let received = Arc::new(Mutex::new(Vec::new()));

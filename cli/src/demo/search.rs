@@ -34,7 +34,15 @@ pub(crate) struct Search {
 impl Needle {
     /// A search for any of these texts.
     pub(crate) fn new(texts: &[&str]) -> Self {
-        let encodings = texts.iter().flat_map(|text| encodings(text));
+        Self::of(texts.iter().flat_map(|text| encodings(text)))
+    }
+
+    /// A search for any of these byte strings, as they are and written down.
+    pub(crate) fn of_secrets<'a>(secrets: impl IntoIterator<Item = &'a [u8; 32]>) -> Self {
+        Self::of(secrets.into_iter().flat_map(|secret| encodings_of_bytes("bytes", secret)))
+    }
+
+    fn of(encodings: impl Iterator<Item = (&'static str, Vec<u8>)>) -> Self {
         let finders: Vec<_> =
             encodings.map(|(name, bytes)| (name, Finder::new(&bytes).into_owned())).collect();
         let longest = finders.iter().map(|(_, finder)| finder.needle().len()).max().unwrap_or(0);
@@ -135,15 +143,18 @@ fn readable_range(line: &str) -> Option<(u64, u64)> {
 
 /// A text in every encoding that is looked for.
 fn encodings(text: &str) -> Vec<(&'static str, Vec<u8>)> {
-    let bytes = text.as_bytes();
+    let mut all = encodings_of_bytes("text", text.as_bytes());
+    all.push(("utf-16", text.encode_utf16().flat_map(u16::to_le_bytes).collect()));
+    all.push(("utf-16", text.encode_utf16().flat_map(u16::to_be_bytes).collect()));
+    all.sort_by_key(|(name, _)| *name);
+    all
+}
+
+/// Bytes as they are, under `name`, and in the encodings of any bytes.
+fn encodings_of_bytes(name: &'static str, bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let lower: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut all = vec![
-        ("text", bytes.to_vec()),
-        ("hex", lower.to_uppercase().into_bytes()),
-        ("hex", lower.into_bytes()),
-        ("utf-16", text.encode_utf16().flat_map(u16::to_le_bytes).collect()),
-        ("utf-16", text.encode_utf16().flat_map(u16::to_be_bytes).collect()),
-    ];
+    let mut all =
+        vec![(name, bytes.to_vec()), ("hex", lower.to_uppercase().into_bytes()), ("hex", lower.into_bytes())];
     for alphabet in [b"+/", b"-_"] {
         all.extend((0..3).map(|offset| ("base64", base64_within(bytes, offset, alphabet))));
     }

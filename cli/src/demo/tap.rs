@@ -100,17 +100,20 @@ async fn pass_datagrams(near: &Arc<UdpSocket>, target: SocketAddr, record: &Reco
     loop {
         let (length, from) = near.recv_from(&mut datagram).await?;
         let datagram = &datagram[..length];
-        if !senders.contains_key(&from) {
-            let far = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
-            far.connect(target).await?;
-            tokio::spawn(answer_datagrams(Arc::clone(near), Arc::clone(&far), from, record.clone()));
-            senders.insert(from, (far, record.open()));
-        }
-        if let Some((far, stream)) = senders.get(&from) {
-            record.keep(*stream, datagram)?;
-            // One that cannot be sent is lost, as datagrams may be.
-            let _ = far.send(datagram).await;
-        }
+        let (far, stream) = match senders.get(&from) {
+            Some(known) => known.clone(),
+            None => {
+                let far = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+                far.connect(target).await?;
+                tokio::spawn(answer_datagrams(Arc::clone(near), Arc::clone(&far), from, record.clone()));
+                let opened = (far, record.open());
+                senders.insert(from, opened.clone());
+                opened
+            }
+        };
+        record.keep(stream, datagram)?;
+        // One that cannot be sent is lost, as datagrams may be.
+        let _ = far.send(datagram).await;
     }
 }
 

@@ -25,13 +25,14 @@ fn every_command_has_one_screen_of_help_and_a_manual_page() {
     let everyday = ["serve", "send", "ask"];
     assert!(tree.len() >= 28, "{tree:?}");
     for words in &tree {
-        assert!(words.len() <= 2, "at most three words: {words:?}");
+        let deep = words.starts_with(&["keyd".to_owned(), "policy".to_owned()]);
+        assert!(words.len() <= if deep { 3 } else { 2 }, "at most three words: {words:?}");
         let run = |last: &str| {
             let line: Vec<&str> = words.iter().map(String::as_str).chain([last]).collect();
             home.run(&line).ok()
         };
         let (short, long) = (run("-h"), run("--help"));
-        let most = if words.is_empty() { 30 } else { 24 };
+        let most = if words.is_empty() { 33 } else { 24 };
         assert!(short.lines().count() <= most, "{words:?} has {} lines", short.lines().count());
         assert!(!short.contains("demo-part") && !short.contains("detached"), "{words:?}");
         assert!(!short.starts_with("Usage"), "{words:?} says what it does");
@@ -52,7 +53,11 @@ fn every_command_has_one_screen_of_help_and_a_manual_page() {
     has("node", &["start", "stop", "ls"]);
     has("route", &["add", "rm", "ls", "explain"]);
     has("identity", &["create", "show", "export", "introduce", "rotate"]);
+    has("key", &["create", "ls", "show", "rotate", "disable", "enable", "destroy", "import"]);
+    has("keyd", &["start", "status", "unlock", "lock", "reload", "policy"]);
+    has("audit", &["verify", "show"]);
     has("peer", &["add", "rm", "ls"]);
+    has("queue", &["ls", "show", "new", "dead", "purge", "redeliver"]);
     has("demo", &["chain"]);
 }
 

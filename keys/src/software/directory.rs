@@ -158,7 +158,7 @@ fn key_name(id: KeyId) -> String {
     format!("{id}.pem")
 }
 
-fn read_key(path: &Path) -> Result<PrivateKey, KeyError> {
+pub(super) fn read_key(path: &Path) -> Result<PrivateKey, KeyError> {
     let reading = |error| failed(path, "reading the file", error);
     let mut handle = open_checked(path, Kind::File)?;
     let length = handle.metadata().map_err(reading)?.len();

@@ -11,7 +11,7 @@ use onward_transports::queue::{
 };
 use onward_workers::AskError;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, sleep};
 
 use super::wire::{QueueAnswer, QueueRequest, durability_of, error_of, verdict_code};
@@ -23,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// The first and the longest pause while the server cannot be reached.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
-/// The queue behind a [`QueueService`](super::QueueService) at the end of a route.
+/// The queue that the worker at the end of a route serves, see [`Node::serve_queue`](crate::Node::serve_queue).
 #[derive(Clone)]
 pub struct RemoteQueue {
     route: NodeRoute,
@@ -115,10 +115,13 @@ impl Shared {
             loop {
                 due.tick().await;
                 let held: Vec<u64> = self.unsettled().iter().copied().collect();
+                let mut telling = JoinSet::new();
                 for tag in held {
-                    // One that was not extended comes again.
-                    let _ = self.tell(tag, Verdict::Extend).await;
+                    let shared = Arc::clone(&self);
+                    telling.spawn(async move { shared.tell(tag, Verdict::Extend).await });
                 }
+                // One that was not extended comes again.
+                while telling.join_next().await.is_some() {}
             }
         };
         tokio::select! {

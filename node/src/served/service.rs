@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use onward_transports::queue::{Broker, Delivery, Mid, Publish, QueueError, Subject, Subscription, Verdict};
-use onward_workers::{Context, Failure, NoReply, Router, Worker};
+use onward_workers::{Context, Failure, NoReply, Worker};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval, timeout};
 
@@ -40,10 +40,16 @@ struct Shared {
 struct Served {
     subject: Subject,
     /// None while a fetch waits for it.
-    subscription: Option<Subscription>,
+    subscription: Option<Fetching>,
     leased: HashMap<u64, Lease>,
     tags: u64,
     heard: Instant,
+}
+
+/// A subscription, and the message that had no room in the last answer.
+struct Fetching {
+    subscription: Subscription,
+    next: Option<Delivery>,
 }
 
 struct Lease {
@@ -68,25 +74,27 @@ impl Worker for QueueService {
     }
 
     async fn handle(&mut self, context: &mut Context, request: QueueRequest) -> Result<NoReply, Failure> {
-        let Ok(permit) = Arc::clone(&self.free).acquire_owned().await else { return Ok(NoReply) };
+        // A fetch waits for long, and there is one for each subscription at most.
+        let permit = match request {
+            QueueRequest::Fetch { .. } => None,
+            _ => Arc::clone(&self.free).acquire_owned().await.ok(),
+        };
         let (shared, router, back) =
             (Arc::clone(&self.shared), Arc::clone(context.router()), context.return_route());
         tokio::spawn(async move {
+            let subscription = request.subscription();
             let answer = shared.answer(request).await;
             drop(permit);
-            answer_along(&router, &back, &answer).await;
+            if back.is_empty() {
+                return;
+            }
+            if let Err(error) = router.tell(&back, &answer).await {
+                tracing::debug!(%error, "an answer was not sent");
+                // Whoever asked is gone: what it had goes back to the queue at once.
+                drop(subscription.and_then(|id| shared.served().remove(&id)));
+            }
         });
         Ok(NoReply)
-    }
-}
-
-async fn answer_along(router: &Arc<Router>, back: &onward_routing::Route, answer: &QueueAnswer) {
-    if back.is_empty() {
-        return;
-    }
-    if let Err(error) = router.tell(back, answer).await {
-        // What was fetched comes again when its lease ends.
-        tracing::debug!(%error, "an answer was not sent");
     }
 }
 
@@ -189,30 +197,32 @@ impl Shared {
     /// Waits for a first message and takes what else there is.
     async fn wait(
         &self,
-        subscription: Option<Subscription>,
+        fetching: Option<Fetching>,
         subject: Subject,
         most: u16,
-    ) -> Result<(Subscription, Vec<Delivery>), QueueError> {
-        let mut subscription = match subscription {
-            Some(subscription) => subscription,
-            None => self.broker.subscribe(subject, PREFETCH).await?,
+    ) -> Result<(Fetching, Vec<Delivery>), QueueError> {
+        let mut fetching = match fetching {
+            Some(fetching) => fetching,
+            None => Fetching { subscription: self.broker.subscribe(subject, PREFETCH).await?, next: None },
         };
-        let mut deliveries = Vec::new();
-        let mut bytes = 0;
-        match timeout(FETCH, subscription.next()).await {
-            Err(_) => return Ok((subscription, deliveries)),
-            Ok(None) => return Err(QueueError::Closed),
-            Ok(Some(first)) => {
-                bytes += first.bytes().len();
-                deliveries.push(first);
+        if fetching.next.is_none() {
+            match timeout(FETCH, fetching.subscription.next()).await {
+                Err(_) => return Ok((fetching, Vec::new())),
+                Ok(None) => return Err(QueueError::Closed),
+                Ok(first) => fetching.next = first,
             }
         }
-        while deliveries.len() < usize::from(most) && bytes < FETCH_BYTES {
-            let Some(next) = subscription.try_next() else { break };
+        let (mut deliveries, mut bytes) = (Vec::new(), 0);
+        while deliveries.len() < usize::from(most.max(1)) {
+            let Some(next) = fetching.next.take().or_else(|| fetching.subscription.try_next()) else { break };
             bytes += next.bytes().len();
+            if bytes > FETCH_BYTES && !deliveries.is_empty() {
+                fetching.next = Some(next);
+                break;
+            }
             deliveries.push(next);
         }
-        Ok((subscription, deliveries))
+        Ok((fetching, deliveries))
     }
 
     async fn settle(&self, id: [u8; 16], tag: u64, verdict: Verdict) -> Result<(), QueueError> {

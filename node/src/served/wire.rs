@@ -55,6 +55,18 @@ pub(crate) enum QueueRequest {
     },
 }
 
+impl QueueRequest {
+    /// The subscription that it is about.
+    pub(super) fn subscription(&self) -> Option<[u8; 16]> {
+        match self {
+            Self::Publish { .. } => None,
+            Self::Fetch { subscription, .. }
+            | Self::Settle { subscription, .. }
+            | Self::Leave { subscription } => Some(**subscription),
+        }
+    }
+}
+
 #[derive(Debug, Decode, Encode)]
 pub(crate) enum QueueAnswer {
     #[n(0)]

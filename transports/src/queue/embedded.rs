@@ -15,6 +15,7 @@ mod record;
 mod window;
 mod writer;
 
+pub use file::Opening;
 pub use medium::{Folder, Medium};
 
 use core::fmt;
@@ -58,6 +59,10 @@ pub struct QueueLimits {
     pub ack_wait: Duration,
     /// Messages of one mailbox that are handed out, or wait for the end of a pause, at once; by default 1,024.
     pub unsettled: usize,
+    /// Bytes of messages that one subscription has at once, by default 1 MiB; one larger message is handed out alone.
+    pub subscription_bytes: u64,
+    /// Bytes of messages that all subscriptions together have at once, by default 256 MiB; further ones stay on the disk.
+    pub unsettled_bytes: u64,
     /// How often a subscriber may end or fall silent with a message before that is a dead letter, by
     /// default 6.
     pub unanswered: u32,
@@ -85,6 +90,8 @@ impl Default for QueueLimits {
             lifetime: 30 * DAY,
             ack_wait: Duration::from_secs(30),
             unsettled: 1024,
+            subscription_bytes: 1 << 20,
+            unsettled_bytes: 256 << 20,
             unanswered: 6,
             dedup_window: Duration::from_secs(120),
             dedup_messages: 65_536,
@@ -127,6 +134,7 @@ pub struct DeadRow {
 pub struct EmbeddedQueue {
     writer: Arc<Writer>,
     pending: Arc<Room>,
+    opening: Opening,
     last_subscription: Arc<AtomicU64>,
 }
 
@@ -155,8 +163,15 @@ impl EmbeddedQueue {
     /// [`QueueError::StorageFull`], [`QueueError::Storage`].
     pub fn open_on(medium: Arc<dyn Medium>, limits: QueueLimits) -> Result<Self, QueueError> {
         let pending = Arc::new(Room::new(limits.pending_bytes));
-        let writer = Writer::start(Depot::open(medium, limits)?)?;
-        Ok(Self { writer: Arc::new(writer), pending, last_subscription: Arc::new(AtomicU64::new(0)) })
+        let (depot, opening) = Depot::open(medium, limits)?;
+        let writer = Arc::new(Writer::start(depot)?);
+        Ok(Self { writer, pending, opening, last_subscription: Arc::new(AtomicU64::new(0)) })
+    }
+
+    /// What was found when the file was opened.
+    #[must_use]
+    pub fn opening(&self) -> Opening {
+        self.opening
     }
 
     /// Every lane of every mailbox, sorted by name.

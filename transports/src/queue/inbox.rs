@@ -1,17 +1,17 @@
 //! What comes to a mailbox: deliveries read, checked against time and repetition, and settled.
 //!
 //! A delivery is acknowledged once its message is with its target: in a mailbox of this node, or in the
-//! buffer of the next connection. What is no message goes to the dead letters; what has expired, or was taken
-//! before, is acknowledged and forgotten.
+//! buffer of the next connection. While its target is not there, has stopped or has no room, it stays in
+//! the queue. What is no message, or may not reach its target, goes to the dead letters; what has
+//! expired, or was taken before, is acknowledged and forgotten.
 //!
 //! Specification: docs/protocol.md §2.3.
 
 use std::collections::{HashSet, VecDeque};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onward_routing::{Kind, Message};
+use onward_routing::{ErrorCode, Kind, Message};
 use onward_workers::Ingress;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -20,10 +20,11 @@ use super::outbox::unix_now;
 use super::post::PostLimits;
 use super::{
     Broker, Delivery, Mailbox, Mid, QueueError, QueueKind, QueueMessage, Reason, Subject, Subscription,
+    transient_pause,
 };
 
-/// How often a broker is told that a delivery is still being handed over.
-const EXTEND: Duration = Duration::from_secs(10);
+/// How long a message waits for its target to have room before it goes back to the queue, so that others get by.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Receives from one mailbox of this node.
 pub(super) struct Inbox {
@@ -83,19 +84,29 @@ impl Inbox {
         }
     }
 
-    /// Hands a message to its target, waiting for as long as that has no room, and settles it.
+    /// Hands a message to its target and settles its delivery.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the message comes again.
     pub(super) async fn hand_over(&mut self, arrived: Arrived, ingress: &mut Ingress) {
         let Arrived { delivery, mid, back: _, message } = arrived;
-        if let Some(blocked) = ingress.take_in(message) {
-            let mut held = pin!(ingress.hold(blocked));
-            while timeout(EXTEND, &mut held).await.is_err() {
-                if let Err(error) = delivery.extend().await {
-                    tracing::debug!(from = %self.subject, %error, "a delivery may come again");
+        let pause = transient_pause(delivery.attempt());
+        match timeout(PATIENCE, ingress.deliver(message)).await {
+            Ok(Ok(())) => {
+                self.taken.insert(mid, self.limits.remembered);
+                self.settle(delivery.ack());
+            }
+            Err(_) => self.settle(delivery.nak(pause)),
+            Ok(Err((code, message))) => {
+                tracing::debug!(from = %self.subject, ?code, "a message was not taken");
+                if is_transient(code) {
+                    self.settle(delivery.nak(pause));
+                } else {
+                    ingress.router().report(message, code);
+                    self.settle(delivery.term(Reason::Refused));
                 }
             }
         }
-        self.taken.insert(mid, self.limits.remembered);
-        self.settle(delivery.ack());
     }
 
     /// Waits until the broker has heard what became of every delivery.
@@ -111,6 +122,9 @@ impl Inbox {
                     return delivery;
                 }
                 self.subscription = None;
+                // A broker that ends every subscription must not be asked in a tight loop.
+                sleep(pause).await;
+                pause = (pause * 2).min(self.limits.retry_last);
             }
             match self.broker.subscribe(self.subject.clone(), self.limits.prefetch).await {
                 Ok(subscription) => self.subscription = Some(subscription),
@@ -163,6 +177,11 @@ impl Remembered {
             self.known.remove(&oldest);
         }
     }
+}
+
+/// Whether a message that was refused so may be taken later.
+fn is_transient(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::NoWorker | ErrorCode::Stopped | ErrorCode::Overloaded | ErrorCode::Unreachable)
 }
 
 /// The mailbox that a queue address names, whatever its sender calls the queue.

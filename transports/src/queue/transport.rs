@@ -16,7 +16,7 @@ use std::time::Duration;
 use onward_routing::{Address, AddressRef, DialRule, FlowId, Kind};
 use onward_workers::{Dialer, Ingress, Router, Step};
 use tokio::sync::oneshot;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::inbox::{Arrived, Inbox, mailbox_of};
@@ -27,12 +27,12 @@ use crate::connection::Connection;
 use crate::dial::Dialled;
 use crate::egress::{Egress, Registration};
 use crate::error::TransportError;
-use crate::listener::Listener;
+use crate::listener::BoundListener;
 
 /// Idle time is measured in so many parts.
 const IDLE_PARTS: u32 = 10;
 /// Longest encoded message, so that the way back can still be written on it.
-const FRAME_MAX: usize = QueueMessage::BODY_BYTES_MAX - 256;
+const FRAME_MAX: usize = QueueMessage::BODY_BYTES_MAX - 1024;
 /// The digits of a mailbox in an address.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// Characters of a mailbox in an address: 20 random bytes.
@@ -75,7 +75,7 @@ impl QueueTransport {
     /// # Errors
     /// [`TransportError::Endpoint`] for an address of another kind, [`TransportError::NoQueue`] if no
     /// queue of that name is mounted.
-    pub fn listen(&self, router: &Arc<Router>, at: &Address) -> Result<Listener, TransportError> {
+    pub fn listen(&self, router: &Arc<Router>, at: &Address) -> Result<BoundListener, TransportError> {
         let own = mailbox_of(at).ok_or_else(|| TransportError::Endpoint(at.clone()))?;
         let name = at.value().split_once('/').map_or("", |(name, _)| name);
         let broker = self.mounted(name).ok_or_else(|| TransportError::NoQueue(name.to_owned()))?;
@@ -91,7 +91,7 @@ impl QueueTransport {
             peers: HashMap::new(),
             tasks: JoinSet::new(),
         };
-        Ok(Listener::serve(router, flow, at.to_string(), |closed| receiving.run(closed)))
+        Ok(BoundListener::serve(router, flow, at.to_string(), |closed| receiving.run(closed)))
     }
 
     /// Ends what messages have dialled without draining, as the last handle of a node does.
@@ -200,6 +200,7 @@ struct Correspondent {
     egress: Arc<Egress>,
     ingress: Ingress,
     task: Id,
+    abort: AbortHandle,
     heard: Instant,
 }
 
@@ -217,7 +218,14 @@ impl Receiving {
                         self.peers.remove(&back);
                     }
                 }
-                arrived = self.inbox.next(payload_max) => self.take_in(arrived).await,
+                arrived = self.inbox.next(payload_max) => {
+                    // Given up, the message comes again.
+                    tokio::select! {
+                        biased;
+                        deadline = &mut closed => break deadline,
+                        () = self.take_in(arrived) => {}
+                    }
+                }
             }
         };
         for peer in self.peers.values() {
@@ -255,7 +263,8 @@ impl Receiving {
         {
             let oldest = oldest.0.clone();
             if let Some(peer) = self.peers.remove(&oldest) {
-                peer.egress.drain();
+                // What was to be answered goes with it: a mailbox that takes nothing must not hold a task.
+                peer.abort.abort();
             }
         }
         let registration =
@@ -274,7 +283,7 @@ impl Receiving {
             send(&outbox, &router, &registration.egress).await;
             back
         });
-        Ok(Correspondent { egress, ingress, task: task.id(), heard: Instant::now() })
+        Ok(Correspondent { egress, ingress, task: task.id(), abort: task, heard: Instant::now() })
     }
 }
 

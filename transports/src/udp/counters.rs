@@ -21,6 +21,8 @@ pub struct DatagramCounters {
     pub challenges: AtomicU64,
     /// Tokens that were forged, copied from another address, or too old.
     pub refused_tokens: AtomicU64,
+    /// Peers that were accepted.
+    pub accepted: AtomicU64,
     /// Peers that found no place.
     pub refused_peers: AtomicU64,
     /// Peers that were found at another address and showed that they receive there.

@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use onward_routing::{DecodeError, FlowId, LENGTH_HEAD};
 use onward_workers::{Blocked, Ingress, Router};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
@@ -36,8 +37,10 @@ const READ_BUFFERS: usize = 8;
 const READ_BYTES: usize = 65_536;
 /// Batches of peers that are written between two reads.
 const WRITES: usize = 16;
-/// After so many bytes read or written others run first.
-const YIELD_BYTES: usize = 16 * 1024;
+/// After so many bytes written others run first: they may have more to send.
+const YIELD_BYTES: usize = 4 * 1024;
+/// A worker handles about so many messages in one turn, before the runtime has others run.
+const TURN_MESSAGES: usize = 64;
 /// How long the task waits when the system fails to read for no reason that passes by itself.
 const READ_PAUSE: Duration = Duration::from_millis(5);
 /// The task looks at its timers at least this often.
@@ -53,7 +56,7 @@ pub(crate) struct Driver {
     counters: Arc<DatagramCounters>,
     endpoint: Endpoint,
     began: Instant,
-    attached: HashMap<Cid, Attached>,
+    attached: HashMap<Cid, Attached, RandomState>,
     listening: Option<FlowId>,
     /// Peers that were accepted.
     accepted: usize,
@@ -107,7 +110,7 @@ impl Driver {
             counters: Arc::clone(counters),
             endpoint,
             began: Instant::now(),
-            attached: HashMap::new(),
+            attached: HashMap::default(),
             listening: None,
             accepted: 0,
             drained: None,
@@ -134,22 +137,22 @@ impl Driver {
                 self.tick(now);
             }
             let written = self.write();
-            let read = match self.read(&mut buffers) {
-                Ok(bytes) => bytes,
+            let read = match self.read(&mut buffers).await {
+                Ok(read) => read,
                 Err(error) => {
                     tracing::warn!(%error, "a UDP socket cannot be read");
                     sleep(READ_PAUSE).await;
-                    0
+                    false
                 }
             };
             if self.is_unused() && self.socket.close().is_ok() {
                 break;
             }
             self.unlistened.clear();
-            if read + written >= YIELD_BYTES {
+            if read || written >= YIELD_BYTES {
                 tokio::task::yield_now().await;
             }
-            if read > 0 || !self.ready.is_empty() && !self.is_blocked {
+            if read || !self.ready.is_empty() && !self.is_blocked {
                 continue;
             }
             let due = self.began + self.endpoint.due().min(now + TICK_MAX);
@@ -181,7 +184,7 @@ impl Driver {
         self.endpoint.tick(now, &mut || self.router.random());
         self.follow(None);
         self.outgoing.shrink();
-        self.outgoing.limit(self.system.max_gso_segments());
+        self.batch = Batch::default();
         for attached in self.attached.values() {
             attached.egress.shrink();
         }
@@ -356,6 +359,8 @@ impl Driver {
                 &joined
             }
         };
+        // It turns out when the first ones are refused whether a network card takes so many at once.
+        self.outgoing.limit(self.system.max_gso_segments());
         let (bytes, by, mut messages) = (frames.len(), attached.by, 0);
         let mut way = self.endpoint.send(self.began.elapsed(), cid);
         while let Some((head, rest)) = frames.split_first_chunk::<LENGTH_HEAD>() {
@@ -396,8 +401,8 @@ impl Driver {
         true
     }
 
-    /// Reads what has come, if anything has; returns how many bytes.
-    fn read(&mut self, buffers: &mut Buffers) -> io::Result<usize> {
+    /// Reads what has come; returns whether anything had.
+    async fn read(&mut self, buffers: &mut Buffers) -> io::Result<bool> {
         let Buffers { memory, metas } = buffers;
         let mut chunks = memory.chunks_exact_mut(READ_BYTES);
         let mut slices: [IoSliceMut<'_>; READ_BUFFERS] =
@@ -405,20 +410,24 @@ impl Driver {
         let received =
             self.udp.try_io(Interest::READABLE, || self.system.recv((&self.udp).into(), &mut slices, metas));
         let count = match received {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             received => received?,
         };
-        let (now, mut bytes) = (self.now(), 0);
+        let (now, mut turn) = (self.now(), 0);
         let has_several = self.socket.local.ip().is_unspecified();
         for (meta, buffer) in metas.iter().zip(memory.chunks_exact(READ_BYTES)).take(count) {
             let from = canonical(meta.addr);
             let by = meta.dst_ip.filter(|_| has_several);
-            bytes += meta.len;
             for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
+                // Whoever handles what was read gets as many turns as that takes.
+                turn += 1;
+                if turn % TURN_MESSAGES == 0 {
+                    tokio::task::yield_now().await;
+                }
                 self.take_in(now, from, by, datagram);
             }
         }
-        Ok(bytes.max(1))
+        Ok(true)
     }
 
     fn take_in(&mut self, now: Duration, from: SocketAddr, by: Option<IpAddr>, datagram: &[u8]) {

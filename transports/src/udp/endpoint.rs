@@ -9,17 +9,23 @@
 //!
 //! Specification: docs/protocol.md §2.2.
 
+pub(crate) mod fuzzing;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use super::counters::DatagramCounters;
 use super::datagram::{Cid, Datagram, Piece, Probe, Token};
 use super::reassembly::{Bounds, Reassembly, Taken};
 use super::token::Tokens;
-use crate::limits::DatagramLimits;
+use crate::limits::{DatagramLimits, source};
 
 /// The first pause between two INITs, and the longest; it doubles.
 const INIT_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
@@ -86,7 +92,8 @@ pub(crate) struct Endpoint {
     counters: Arc<DatagramCounters>,
     is_listening: bool,
     tokens: Tokens,
-    peers: HashMap<Cid, Peer>,
+    /// By ids that were chosen here, so that a fast hash is enough.
+    peers: HashMap<Cid, Peer, RandomState>,
     /// Accepted peers by where they are and what they call themselves.
     accepted: HashMap<(SocketAddr, Cid), Cid>,
     per_ip: HashMap<IpAddr, usize>,
@@ -162,14 +169,14 @@ impl Endpoint {
     ) -> Self {
         let bounds = Bounds {
             peer_bytes: limits.reassembly_peer_bytes,
-            bytes: limits.reassembly_bytes,
+            bytes: limits.reassembly_all_bytes,
             time: limits.reassembly,
         };
         Self {
             counters,
             is_listening: false,
             tokens: Tokens::new(now, random),
-            peers: HashMap::new(),
+            peers: HashMap::default(),
             accepted: HashMap::new(),
             per_ip: HashMap::new(),
             reassembly: Reassembly::new(bounds),
@@ -411,7 +418,7 @@ impl Endpoint {
             self.counters.challenges.fetch_add(1, Relaxed);
             return self.outputs.push_back(transmit(from, challenge));
         }
-        let ip = from.ip().to_canonical();
+        let ip = source(from.ip());
         let of_ip = self.per_ip.get(&ip).copied().unwrap_or_default();
         let own = Cid::new(random() as u64).filter(|own| !self.peers.contains_key(own));
         let has_place = self.accepted.len() < self.limits.peers && of_ip < self.limits.peers_per_ip;
@@ -419,6 +426,7 @@ impl Endpoint {
             self.counters.refused_peers.fetch_add(1, Relaxed);
             return;
         };
+        self.counters.accepted.fetch_add(1, Relaxed);
         self.per_ip.insert(ip, of_ip + 1);
         self.accepted.insert((from, initiator), own);
         self.peers.insert(own, Peer::new(now, from, Role::Responder { initiator, counted: ip }));
@@ -474,12 +482,21 @@ impl Endpoint {
             return;
         }
         peer.moving = None;
-        let old = std::mem::replace(&mut peer.address, from);
-        peer.hear(now);
-        if let Role::Responder { initiator, .. } = peer.role {
+        let (old, initiator) = match peer.role {
+            Role::Responder { initiator, .. } => (peer.address, Some(initiator)),
+            Role::Initiator { .. } => (peer.address, None),
+        };
+        if let Some(initiator) = initiator {
+            // Two peers with one name at one address would count as one.
+            if self.accepted.contains_key(&(from, initiator)) {
+                return;
+            }
             self.accepted.remove(&(old, initiator));
             self.accepted.insert((from, initiator), to);
         }
+        let Some(peer) = self.known(to) else { return };
+        peer.address = from;
+        peer.hear(now);
         self.counters.moves.fetch_add(1, Relaxed);
     }
 
@@ -604,6 +621,3 @@ fn transmit(to: SocketAddr, datagram: Datagram<'_>) -> Output {
 fn random_probe(random: &mut dyn FnMut() -> u128) -> Probe {
     (random() as u64).to_be_bytes()
 }
-
-#[cfg(test)]
-mod tests;

@@ -134,6 +134,11 @@ impl Reassembly {
         self.messages.is_empty()
     }
 
+    /// Bytes that are held, with what keeping them costs.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn is_over(&self, now: Duration, open: &Unfinished) -> bool {
         now.saturating_sub(open.began) >= self.bounds.time
     }

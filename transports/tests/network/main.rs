@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use onward_routing::{Address, LENGTH_HEAD, Message, Route};
-use onward_transports::{Listener, StreamLimits, Streams, TcpOptions, TcpTransport};
+use onward_transports::{BoundListener, StreamLimits, Streams, TcpOptions, TcpTransport};
 use onward_workers::{AskError, Echo, FnWorker, Limits, NoReply, Raw, Router, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -69,7 +69,7 @@ fn start_counter(router: &Arc<Router>, address: &Address) -> Arc<AtomicUsize> {
 /// A node with an echo worker exposed on its TCP listener.
 struct Server {
     router: Arc<Router>,
-    listener: Listener,
+    listener: BoundListener,
 }
 
 impl Server {

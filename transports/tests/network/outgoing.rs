@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use onward_routing::{Address, ErrorCode};
+use onward_routing::{Address, ErrorCode, Message};
 use onward_transports::{StreamLimits, Streams, TcpOptions, TcpTransport, TransportError};
 use onward_workers::{AskError, Closed};
 use tokio::net::TcpListener;
@@ -73,6 +73,30 @@ async fn what_cannot_be_reached_is_said_to_be_unreachable() {
 }
 
 #[tokio::test]
+async fn what_waited_for_a_connection_longer_than_its_time_to_live_does_not_leave() {
+    let (socket, endpoint) = dead_end();
+    let node = router();
+    let connection = transport().connect(&node, &endpoint).unwrap();
+    let to = route([connection.address(), &name("x")]);
+    for (payload, ttl_ms) in [(b"late", Some(1)), (b"kept", Some(3_600_000)), (b"last", None)] {
+        let mut message = Message::new(to.as_ref(), no_route().as_ref(), payload);
+        if let Some(ttl_ms) = ttl_ms {
+            message.set_ttl_ms(ttl_ms);
+        }
+        node.send(message).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    socket.listen(1).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(socket.into()).unwrap();
+    let mut peer = Wire::accept(&listener).await;
+    let kept = peer.receive().await;
+    assert_eq!((kept.payload(), kept.ttl_ms()), (&b"kept"[..], Some(3_600_000)), "the hint as it came");
+    assert_eq!(peer.receive().await.payload(), b"last");
+    assert_eq!(node.counters().undeliverable.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn a_peer_of_another_protocol_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint: Address = format!("tcp:{}", listener.local_addr().unwrap()).parse().unwrap();
@@ -122,9 +146,7 @@ async fn records_are_written_in_place_and_leave_in_order() {
     let step = node.sink(connection.address().as_ref()).unwrap();
     let sink = step.as_sink().unwrap();
     assert_eq!(sink.flow(), connection.flow());
-    let message = |payload: &[u8]| {
-        onward_routing::Message::new(route([&name("x")]).as_ref(), no_route().as_ref(), payload)
-    };
+    let message = |payload: &[u8]| Message::new(route([&name("x")]).as_ref(), no_route().as_ref(), payload);
     let append = |payload: &[u8]| {
         let message = message(payload);
         let size = message.encoded_len() + 4;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use onward_routing::{Address, ErrorCode};
 use onward_transports::{
-    Connection, DatagramCounters, DatagramLimits, Listener, TransportError, UdpTransport,
+    BoundListener, Connection, DatagramCounters, DatagramLimits, TransportError, UdpTransport,
 };
 use onward_trials::{PathFaults, UdpPath};
 use onward_workers::{AskError, Echo, FnWorker, NoReply, Raw, Router, start};
@@ -19,7 +19,7 @@ use crate::{DEADLINE, ask, name, route, router, start_counter, until};
 pub(crate) struct Server {
     pub(crate) router: Arc<Router>,
     pub(crate) udp: Arc<UdpTransport>,
-    pub(crate) listener: Listener,
+    pub(crate) listener: BoundListener,
 }
 
 impl Server {

@@ -4,7 +4,9 @@
 
 mod embedded;
 mod inbox;
+mod kill;
 mod power;
+mod storage;
 
 use std::time::Duration;
 

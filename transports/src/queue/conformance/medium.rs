@@ -29,6 +29,7 @@ struct Files {
     fresh: MemoryFile,
     replaced: u64,
     capacity: Option<u64>,
+    is_silent: bool,
 }
 
 /// One file.
@@ -82,6 +83,11 @@ impl MemoryMedium {
         }
     }
 
+    /// It no longer says how much it takes, so that it is full without a warning.
+    pub fn keep_silent(&self) {
+        lock(&self.0).is_silent = true;
+    }
+
     /// Writes down every change from now on.
     pub fn record(&self) {
         lock(&self.file_now().0).history = Some(Vec::new());
@@ -91,6 +97,15 @@ impl MemoryMedium {
     #[must_use]
     pub fn recorded(&self) -> usize {
         lock(&self.file_now().0).history.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Which of the changes that were written down is the last sync; 0 without any.
+    #[must_use]
+    pub fn last_sync(&self) -> usize {
+        let file = self.file_now();
+        let content = lock(&file.0);
+        let history = content.history.as_deref().unwrap_or_default();
+        history.iter().rposition(|change| *change == Change::Sync).unwrap_or(0)
     }
 
     /// What was written down.
@@ -131,7 +146,9 @@ impl Medium for MemoryMedium {
     }
 
     fn available(&self) -> io::Result<u64> {
-        let capacity = lock(&self.0).capacity;
+        let files = lock(&self.0);
+        let capacity = files.capacity.filter(|_| !files.is_silent);
+        drop(files);
         let used = lock(&self.file_now().0).bytes.len() as u64;
         Ok(capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(used)))
     }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use onward_workers::Charge;
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,7 +20,7 @@ use super::super::{
     DeadLetter, Delivery, Durability, Lane, MESSAGE_BYTES_MAX, Mid, Publish, QueueError, Reason, Settle,
     Stored, Subject, Verdict,
 };
-use super::file::{Edits, QueueFile, Trouble};
+use super::file::{Edits, Opened, Opening, QueueFile, Trouble};
 use super::mailbox::{Fresh, Mailbox, Waiting};
 use super::medium::Medium;
 use super::record::{Entry, Message, Place, Recent, checksum};
@@ -81,6 +82,8 @@ struct Subscriber {
     seat: Seat,
     /// Messages sent to it so far.
     sent: u64,
+    /// Bytes of messages that it has.
+    bytes: u64,
 }
 
 /// A message that somebody has.
@@ -160,15 +163,19 @@ pub(crate) struct Depot {
     trouble: Trouble,
     retry_at: Duration,
     mailboxes: BTreeMap<u64, Mailbox>,
-    numbers: HashMap<Subject, u64>,
+    numbers: HashMap<Subject, u64, RandomState>,
     next_sequence: u64,
+    last_number: u64,
     count: u64,
     bytes: u64,
     window: Window,
-    subscribers: HashMap<u64, Subscriber>,
-    leases: HashMap<u64, Lease>,
+    subscribers: HashMap<u64, Subscriber, RandomState>,
+    leases: HashMap<u64, Lease, RandomState>,
     /// Ends of leases in their order, with those of leases that have ended or were extended.
     lease_ends: VecDeque<(Duration, u64)>,
+    leased_bytes: u64,
+    /// Mailboxes that had to stop because too many bytes are handed out.
+    starved: BTreeSet<u64>,
     next_tag: u64,
     /// Messages that come again after a pause: end, mailbox, sequence.
     paused: BTreeMap<(Duration, u64, u64), Waiting>,
@@ -189,7 +196,7 @@ pub(crate) struct Depot {
 
 impl Depot {
     /// Opens the file of `medium` and learns what is in it.
-    pub(crate) fn open(medium: Arc<dyn Medium>, limits: QueueLimits) -> Result<Self, QueueError> {
+    pub(crate) fn open(medium: Arc<dyn Medium>, limits: QueueLimits) -> Result<(Self, Opening), QueueError> {
         let opened = QueueFile::open(&*medium).map_err(|trouble| refusal(&trouble))?;
         let mut depot = Self {
             limits,
@@ -198,13 +205,16 @@ impl Depot {
             trouble: Trouble::Damaged,
             retry_at: Duration::ZERO,
             mailboxes: BTreeMap::new(),
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
             next_sequence: 1,
+            last_number: 0,
             count: 0,
             bytes: 0,
             window: Window::default(),
-            subscribers: HashMap::new(),
-            leases: HashMap::new(),
+            subscribers: HashMap::default(),
+            leases: HashMap::default(),
+            leased_bytes: 0,
+            starved: BTreeSet::new(),
             lease_ends: VecDeque::new(),
             next_tag: 1,
             paused: BTreeMap::new(),
@@ -217,8 +227,9 @@ impl Depot {
             fresh_bytes: 0,
             edits: Edits::default(),
         };
-        depot.load(opened.file).map_err(|trouble| refusal(&trouble))?;
-        Ok(depot)
+        let opening = opened.opening;
+        depot.load(opened).map_err(|trouble| refusal(&trouble))?;
+        Ok((depot, opening))
     }
 
     /// Does what is asked, commits it, answers, and hands out messages.
@@ -254,8 +265,7 @@ impl Depot {
         let Some(file) = self.file.take() else { return Err(refusal(&self.trouble)) };
         for (number, mailbox) in &self.mailboxes {
             if mailbox.handed.is_some_and(|handed| handed != mailbox.cursor) && mailbox.was_subscribed {
-                let subject = mailbox.subject.to_string();
-                let row = Entry::Mailbox { handed: mailbox.cursor, subject: &subject };
+                let row = Entry::Mailbox { handed: mailbox.cursor, subject: &mailbox.text };
                 self.edits.put(file.mark(), Place { mailbox: *number, sequence: 0 }, &row);
             }
         }
@@ -269,7 +279,8 @@ impl Depot {
 
     /// Learns what is in a file, in the place of all that was known. Subscribers stay; what they have
     /// is handed out again.
-    fn load(&mut self, file: QueueFile) -> Result<(), Trouble> {
+    fn load(&mut self, opened: Opened) -> Result<(), Trouble> {
+        let Opened { file, opening } = opened;
         let seats: Vec<(u64, Subject)> = self
             .subscribers
             .iter()
@@ -279,6 +290,9 @@ impl Depot {
         self.numbers.clear();
         self.window = Window::default();
         self.leases.clear();
+        self.leased_bytes = 0;
+        self.subscribers.values_mut().for_each(|subscriber| subscriber.bytes = 0);
+        self.starved.clear();
         self.lease_ends.clear();
         self.paused.clear();
         self.expiries.clear();
@@ -288,7 +302,14 @@ impl Depot {
         (self.count, self.bytes, self.fresh_bytes) = (0, 0, 0);
         let everything = Place::COUNTER..Place { mailbox: u64::MAX, sequence: 0 };
         file.each(everything, |place, bytes| {
-            self.load_entry(place, Entry::decode(file.mark(), place, bytes), bytes.len() as u64);
+            let entry = Entry::decode(file.mark(), place, bytes);
+            if let (Some(Entry::Message(message)), true) = (&entry, opening.found > 0) {
+                // What was found again, or a part of it, came without its entry in the window.
+                let (mailbox, check) = (place.mailbox, checksum(message.body));
+                let recent = Recent { mailbox, mid: message.mid, check, stored: message.stored };
+                self.window.note(&recent);
+            }
+            self.load_entry(place, entry, bytes.len() as u64);
             true
         })?;
         let next = self.next_sequence;
@@ -348,9 +369,9 @@ impl Depot {
             return;
         }
         match QueueFile::open(&*self.medium) {
-            Ok(opened) if opened.salvaged.is_none() => self.file = Some(opened.file),
+            Ok(opened) if !opened.opening.is_set_aside => self.file = Some(opened.file),
             Ok(opened) => {
-                if let Err(trouble) = self.load(opened.file) {
+                if let Err(trouble) = self.load(opened) {
                     self.fail(trouble, now);
                 }
             }
@@ -414,8 +435,7 @@ impl Depot {
         changed.rows = core::mem::take(&mut self.rows);
         for number in &changed.rows {
             if let Some(mailbox) = self.mailboxes.get(number) {
-                let subject = mailbox.subject.to_string();
-                let row = Entry::Mailbox { handed: mailbox.handed_wanted(), subject: &subject };
+                let row = Entry::Mailbox { handed: mailbox.handed_wanted(), subject: &mailbox.text };
                 self.edits.put(mark, Place { mailbox: *number, sequence: 0 }, &row);
             }
         }
@@ -505,7 +525,7 @@ impl Depot {
             }
         }
         for leaving in batch.leaving.drain(..).chain(changed.leaving) {
-            self.leave(leaving);
+            self.leave(leaving.mailbox, &leaving.messages);
         }
         for (place, exp, bytes) in changed.dead {
             self.account(place.mailbox, bytes);
@@ -577,10 +597,10 @@ impl Depot {
         *span = (span.0.min(first), span.1.max(last));
     }
 
-    /// Messages are no longer in the file; whoever has one has it no longer.
-    fn leave(&mut self, leaving: Leaving) {
-        let Some(mailbox) = self.mailboxes.get_mut(&leaving.mailbox) else { return };
-        for (place, bytes) in &leaving.messages {
+    /// Counts messages of a mailbox out, with the bytes of each.
+    fn leave(&mut self, number: u64, messages: &[(Place, u64)]) {
+        let Some(mailbox) = self.mailboxes.get_mut(&number) else { return };
+        for (place, bytes) in messages {
             mailbox.leave(*bytes);
             mailbox.again.remove(&place.sequence);
             (self.count, self.bytes) = (self.count.saturating_sub(1), self.bytes.saturating_sub(*bytes));
@@ -601,8 +621,11 @@ impl Depot {
                 Err(error) => tell(reply, Err(error)),
             },
             Request::Subscribe { id, subject, seat } => {
-                self.subscribers.insert(id, Subscriber { mailbox: 0, seat, sent: 0 });
-                self.sit(id, &subject);
+                // Without a place for its mailbox the subscription ends at once.
+                if self.has_place_for(&subject) {
+                    self.subscribers.insert(id, Subscriber { mailbox: 0, seat, sent: 0, bytes: 0 });
+                    self.sit(id, &subject);
+                }
             }
             Request::Unsubscribe { id } => {
                 if let Some(subscriber) = self.subscribers.remove(&id)
@@ -644,8 +667,7 @@ impl Depot {
         if message.ttl.is_zero() {
             return Err(QueueError::Expired);
         }
-        let known = self.numbers.contains_key(&message.subject);
-        if !known && self.mailboxes.len() as u64 >= self.limits.mailboxes && !self.forget_an_idle_one() {
+        if !self.has_place_for(&message.subject) {
             return Err(exceeded("mailboxes", self.limits.mailboxes));
         }
         let number = self.number(&message.subject);
@@ -694,8 +716,7 @@ impl Depot {
         }
         let place = Place { mailbox: number, sequence: self.next_sequence };
         self.next_sequence += 1;
-        let subject = mailbox.subject.to_string();
-        let message = Message { stored: now.unix, exp, mid, subject: &subject, body: bytes };
+        let message = Message { stored: now.unix, exp, mid, subject: &mailbox.text, body: bytes };
         self.edits.put(file.mark(), place, &Entry::Message(message));
         self.account(number, more);
         Ok(place)
@@ -734,8 +755,11 @@ impl Depot {
     /// Ends a lease; its subscriber may have another message.
     fn release(&mut self, tag: u64) -> Option<Lease> {
         let lease = self.leases.remove(&tag)?;
+        self.leased_bytes -= lease.waiting.bytes;
+        self.ready.append(&mut self.starved);
         if let Some(subscriber) = self.subscribers.get_mut(&lease.subscriber) {
             subscriber.seat.credit += 1;
+            subscriber.bytes = subscriber.bytes.saturating_sub(lease.waiting.bytes);
         }
         if let Some(mailbox) = self.mailboxes.get_mut(&lease.place.mailbox) {
             mailbox.unsettled = mailbox.unsettled.saturating_sub(1);
@@ -780,8 +804,11 @@ impl Depot {
 
     /// A message is done with; it leaves the file with the next commit.
     fn remove(&mut self, place: Place, bytes: u64, now: Now) {
-        self.settled.insert(place);
-        self.leave(Leaving { mailbox: place.mailbox, messages: vec![(place, bytes)] });
+        // It may have been found expired in two ways; it is counted out once.
+        if !self.settled.insert(place) {
+            return;
+        }
+        self.leave(place.mailbox, &[(place, bytes)]);
         self.lag_end.get_or_insert(now.steady + LAG);
     }
 
@@ -940,13 +967,23 @@ impl Depot {
         if let Some(number) = self.numbers.get(subject) {
             return *number;
         }
-        let number = self.mailboxes.last_key_value().map_or(1, |(last, _)| last + 1);
+        // Never one that was used: entries of a mailbox that was forgotten may still be in the file.
+        let last = self.mailboxes.last_key_value().map_or(0, |(last, _)| *last);
+        let number = self.last_number.max(last) + 1;
+        self.last_number = number;
         self.numbers.insert(subject.clone(), number);
         let mut mailbox = Mailbox::new(subject.clone());
         mailbox.cursor = self.next_sequence;
         self.mailboxes.insert(number, mailbox);
         self.rows.insert(number);
         number
+    }
+
+    /// Whether a mailbox is known, or may become so.
+    fn has_place_for(&mut self, subject: &Subject) -> bool {
+        self.numbers.contains_key(subject)
+            || (self.mailboxes.len() as u64) < self.limits.mailboxes
+            || self.forget_an_idle_one()
     }
 
     /// Forgets a mailbox that has nothing and that nobody waits for.
@@ -956,6 +993,7 @@ impl Depot {
     }
 
     fn forget(&mut self, number: u64) -> bool {
+        self.last_number = self.last_number.max(number);
         self.rows.remove(&number);
         self.ready.remove(&number);
         if let Some(mailbox) = self.mailboxes.remove(&number) {
@@ -1034,6 +1072,12 @@ impl Depot {
             }
             true
         });
+        if !expired.is_empty()
+            && let Some(mailbox) = self.mailboxes.get_mut(&number)
+        {
+            // What is left of them in memory would be counted out once more when it is handed out.
+            self.fresh_bytes -= mailbox.forget_fresh();
+        }
         for (place, bytes) in expired {
             self.remove(place, bytes, now);
         }
@@ -1059,8 +1103,10 @@ impl Depot {
     fn hand_out_of(&mut self, number: u64, now: Now) -> Result<(), Trouble> {
         loop {
             let Some(mailbox) = self.mailboxes.get_mut(&number) else { return Ok(()) };
-            let has_credit =
-                |id: &u64| self.subscribers.get(id).is_some_and(|subscriber| subscriber.seat.credit > 0);
+            let most = self.limits.subscription_bytes;
+            let has_credit = |id: &u64| {
+                self.subscribers.get(id).is_some_and(|one| one.seat.credit > 0 && one.bytes < most)
+            };
             let Some(turn) = mailbox.subscribers.iter().position(has_credit) else { return Ok(()) };
             if mailbox.count == 0 {
                 return Ok(());
@@ -1069,6 +1115,10 @@ impl Depot {
                 // First the file has to say that messages may be handed out.
                 self.rows.insert(number);
                 self.lag_end = Some(now.steady);
+                return Ok(());
+            }
+            if self.leased_bytes >= self.limits.unsettled_bytes {
+                self.starved.insert(number);
                 return Ok(());
             }
             mailbox.subscribers.rotate_left(turn);
@@ -1082,6 +1132,7 @@ impl Depot {
     fn lease(&mut self, id: u64, place: Place, mut waiting: Waiting, bytes: Bytes, now: Now) {
         let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
         waiting.attempts += 1;
+        self.leased_bytes += waiting.bytes;
         let (tag, until) = (self.next_tag, now.steady + self.limits.ack_wait);
         self.next_tag += 1;
         let delivery = Delivery::new(bytes, waiting.attempts, tag, Arc::clone(&subscriber.seat.broker));
@@ -1089,6 +1140,7 @@ impl Depot {
         self.leases.insert(tag, lease);
         self.lease_ends.push_back((until, tag));
         subscriber.sent += 1;
+        subscriber.bytes += waiting.bytes;
         subscriber.seat.credit -= 1;
         if let Some(mailbox) = self.mailboxes.get_mut(&place.mailbox) {
             mailbox.unsettled += 1;
@@ -1215,3 +1267,6 @@ fn refusal(trouble: &Trouble) -> QueueError {
 fn tell<T>(reply: Reply<T>, answer: Result<T, QueueError>) {
     let _ = reply.send(answer);
 }
+
+#[cfg(test)]
+mod tests;

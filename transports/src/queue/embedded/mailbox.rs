@@ -13,6 +13,8 @@ use super::super::{Lane, Subject};
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     pub(crate) subject: Subject,
+    /// The subject as text.
+    pub(crate) text: Box<str>,
     /// Messages stored and not settled.
     pub(crate) count: u64,
     /// Bytes of their bodies.
@@ -58,6 +60,7 @@ pub(crate) struct Fresh {
 impl Mailbox {
     pub(crate) fn new(subject: Subject) -> Self {
         Self {
+            text: subject.to_string().into(),
             subject,
             count: 0,
             bytes: 0,

@@ -122,9 +122,9 @@ impl Recent {
 }
 
 impl Entry<'_> {
-    /// Replaces `out` by this entry at `place`.
+    /// Appends this entry for `place`.
     pub(crate) fn encode(&self, mark: Mark, place: Place, out: &mut Vec<u8>) {
-        out.clear();
+        let start = out.len();
         out.extend_from_slice(&mark);
         out.extend_from_slice(&[0; 4]);
         let kind = match self {
@@ -153,8 +153,8 @@ impl Entry<'_> {
             Self::Counter { next } => out.extend_from_slice(&next.to_le_bytes()),
             Self::Recent(bytes) => out.extend_from_slice(bytes),
         }
-        let check = checksum(&out[12..]);
-        out[8..12].copy_from_slice(&check.to_le_bytes());
+        let check = checksum(&out[start + 12..]);
+        out[start + 8..start + 12].copy_from_slice(&check.to_le_bytes());
     }
 }
 
@@ -292,6 +292,7 @@ mod tests {
         bytes[length - 1] ^= 1;
         assert_eq!(Entry::find_message(MARK, &bytes), Found::Broken);
         assert_eq!(Entry::find_message(MARK, &bytes[..length - 1]), Found::Broken);
+        bytes.clear();
         entries()[1].encode(MARK, place, &mut bytes);
         assert_eq!(Entry::find_message(MARK, &bytes), Found::Other);
     }

@@ -6,6 +6,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use foldhash::fast::RandomState;
+
 use super::super::Mid;
 use super::record::{Place, Recent};
 
@@ -19,7 +21,7 @@ type Key = (u64, Mid, u32);
 /// The messages of the window, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
-    seen: HashSet<Key>,
+    seen: HashSet<Key, RandomState>,
     rows: VecDeque<Row>,
 }
 

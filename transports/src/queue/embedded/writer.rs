@@ -45,7 +45,11 @@ impl Writer {
         let desk = Arc::new(Desk::default());
         let thread_desk = Arc::clone(&desk);
         let thread = thread::Builder::new().name("onward-queue".to_owned());
-        let spawned = thread.spawn(move || thread_desk.run(depot));
+        let spawned = thread.spawn(move || {
+            let end = End(&thread_desk);
+            thread_desk.run(depot);
+            drop(end);
+        });
         spawned.map_err(|error| QueueError::Storage(Arc::new(error)))?;
         Ok(Self { desk })
     }
@@ -76,6 +80,19 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.close(None);
+    }
+}
+
+/// However the thread ends, nobody waits for it any more.
+struct End<'a>(&'a Desk);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let mut tray = self.0.lock();
+        tray.is_closed = true;
+        let unanswered = (mem::take(&mut tray.requests), tray.closing.take());
+        drop(tray);
+        drop(unanswered);
     }
 }
 

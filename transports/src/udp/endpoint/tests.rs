@@ -1,5 +1,7 @@
 //! Endpoints stepped by hand: what is lost, repeated or forged is chosen, and the clock is a number.
 
+use onward_trials::{Row, size};
+
 use super::*;
 use crate::udp::datagram::DATAGRAM_MAX;
 
@@ -166,7 +168,7 @@ fn two_ends_become_peers_and_carry_messages_both_ways() {
         // In the other order: each piece says where it belongs.
         let from = pair.one.address;
         let got = datagrams.iter().rev().filter_map(|bytes| pair.other.take(at(0), from, bytes));
-        assert_eq!(got.collect::<Vec<_>>(), [message.clone()]);
+        assert_eq!(got.collect::<Vec<_>>(), std::slice::from_ref(&message));
         let (to, datagrams) = pair.other.message(at(0), responder, &message);
         assert_eq!(to, pair.one.address);
         let from = pair.other.address;
@@ -224,6 +226,51 @@ fn n2_3_a_flood_of_inits_with_forged_sources_leaves_no_state_and_little_is_sent(
     assert!(endpoint.peers.is_empty() && endpoint.accepted.is_empty() && endpoint.per_ip.is_empty());
     assert!(endpoint.reassembly.is_empty() && endpoint.outputs.capacity() <= 4);
     assert_eq!(listener.count(|counters| &counters.refused_tokens), 10_000);
+}
+
+#[test]
+fn a03_nobody_is_sent_more_than_what_came_for_it() {
+    let row = Row::new("A03");
+    let mut listener = End::new("10.0.0.2:2", DatagramLimits::default());
+    listener.endpoint.listen(true);
+    let live = SocketAddr::from(([10, 0, 0, 1], 1));
+    let token = listener.endpoint.tokens.make(at(0), live, cid(1));
+    listener.take(at(0), live, &Datagram::Init { initiator: cid(1), token: Some(&token) }.encode());
+    listener.sent();
+    let (mut bytes_in, mut bytes_out, mut ratio, mut seed) = (0, 0, 0.0_f64, 7);
+    for number in 0..size(50_000, 1_000_000) as u32 {
+        let mut random = || next(&mut seed) as usize;
+        let from = SocketAddr::from((number.to_be_bytes(), random() as u16));
+        let initiator = cid(random() as u64 | 1);
+        let token: Token = std::array::from_fn(|_| random() as u8);
+        let probe = [random() as u8; 8];
+        let piece = Piece { message: random() as u32, index: 0, count: 1, bytes: &[7; 60] };
+        let mut bytes = match random() % 6 {
+            0 => Datagram::Init { initiator, token: None },
+            1 => Datagram::Init { initiator, token: Some(&token) },
+            2 => Datagram::Data { to: initiator, piece },
+            3 => Datagram::PathChallenge { to: initiator, probe },
+            4 => Datagram::Close { to: initiator },
+            _ => Datagram::Accept { to: initiator, responder: initiator },
+        }
+        .encode();
+        // As it is, with bits turned over, or cut short.
+        for _ in 0..random() % 3 {
+            let place = random() % bytes.len();
+            bytes[place] ^= 1 << (random() % 8);
+        }
+        if random() % 4 == 0 {
+            bytes.truncate(1 + random() % bytes.len());
+        }
+        listener.take(at(1), from, &bytes);
+        let sent: usize = listener.sent().iter().map(|(_, bytes)| bytes.len()).sum();
+        bytes_in += bytes.len();
+        bytes_out += sent;
+        ratio = ratio.max(sent as f64 / bytes.len() as f64);
+    }
+    row.at_least("first datagrams answered", listener.count(|counters| &counters.challenges), 1000);
+    row.at_most("bytes out / bytes in", bytes_out as f64 / bytes_in as f64, 1.0);
+    row.at_most("bytes out / bytes in, largest of one datagram", ratio, 1.0);
 }
 
 #[test]
@@ -436,6 +483,23 @@ fn peers_are_bounded_in_all_and_for_each_address() {
         assert_eq!(listener.said().len(), 1);
         limits.peers_per_ip = 5;
     }
+}
+
+#[test]
+fn an_ipv6_network_of_64_bits_counts_as_one_address() {
+    let limits = DatagramLimits { peers_per_ip: 2, ..DatagramLimits::default() };
+    let mut listener = End::new("[2001:db8::1]:2", limits);
+    listener.endpoint.listen(true);
+    let hosts =
+        ["[2001:db8:1:1::1]:1", "[2001:db8:1:1::2]:1", "[2001:db8:1:1:9::3]:1", "[2001:db8:1:2::1]:1"];
+    let accepted = hosts.map(|from| {
+        let from: SocketAddr = from.parse().unwrap();
+        let token = listener.endpoint.tokens.make(at(0), from, cid(1));
+        listener.take(at(0), from, &Datagram::Init { initiator: cid(1), token: Some(&token) }.encode());
+        listener.sent();
+        listener.said().len()
+    });
+    assert_eq!(accepted, [1, 1, 0, 1]);
 }
 
 #[test]

@@ -63,6 +63,32 @@ where
     Ok(value)
 }
 
+/// Decodes `bytes`, at most `bytes_max` of them, by `read`, refusing all but one deterministically encoded item.
+///
+/// For messages that may carry secrets: nothing is encoded a second time, so nothing is left behind.
+///
+/// # Errors
+/// As [`decode()`].
+pub fn decode_once<'b, T>(
+    bytes: &'b [u8],
+    bytes_max: usize,
+    read: impl FnOnce(&mut Decoder<'b>) -> Result<T, decode::Error>,
+) -> Result<T, Malformed> {
+    if bytes.len() > bytes_max {
+        return Err(Malformed::TooLong { bytes: bytes.len(), bytes_max });
+    }
+    let item = any(&mut Decoder::new(bytes), 0).map_err(|_| Malformed::NotCanonical)?;
+    if item.len() < bytes.len() {
+        return Err(Malformed::Trailing(bytes.len() - item.len()));
+    }
+    let mut decoder = Decoder::new(bytes);
+    let value = read(&mut decoder).map_err(Malformed::Shape)?;
+    if decoder.position() < bytes.len() {
+        return Err(Malformed::Trailing(bytes.len() - decoder.position()));
+    }
+    Ok(value)
+}
+
 /// The deterministic encoding of `value`.
 pub fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -73,7 +99,10 @@ pub fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
 }
 
 /// Reads the head of an array of exactly `len` elements.
-pub(crate) fn array(d: &mut Decoder<'_>, len: u64) -> Result<(), decode::Error> {
+///
+/// # Errors
+/// Of shape, as of every reader here: the item is of another kind, or out of its bounds.
+pub fn array(d: &mut Decoder<'_>, len: u64) -> Result<(), decode::Error> {
     match d.array()? {
         Some(found) if found == len => Ok(()),
         _ => Err(refuse(d, "array of another length")),
@@ -81,7 +110,7 @@ pub(crate) fn array(d: &mut Decoder<'_>, len: u64) -> Result<(), decode::Error> 
 }
 
 /// Reads the head of a definite array and returns its length, which lies in `lens`.
-pub(crate) fn array_within(d: &mut Decoder<'_>, lens: RangeInclusive<u64>) -> Result<u64, decode::Error> {
+pub fn array_within(d: &mut Decoder<'_>, lens: RangeInclusive<u64>) -> Result<u64, decode::Error> {
     match d.array()? {
         Some(found) if lens.contains(&found) => Ok(found),
         _ => Err(refuse(d, "array of a length out of range")),
@@ -89,7 +118,7 @@ pub(crate) fn array_within(d: &mut Decoder<'_>, lens: RangeInclusive<u64>) -> Re
 }
 
 /// Reads the head of a definite map and returns its number of pairs, at most `pairs_max`.
-pub(crate) fn map(d: &mut Decoder<'_>, pairs_max: u64) -> Result<u64, decode::Error> {
+pub fn map(d: &mut Decoder<'_>, pairs_max: u64) -> Result<u64, decode::Error> {
     match d.map()? {
         Some(found) if found <= pairs_max => Ok(found),
         _ => Err(refuse(d, "map of a length out of range")),
@@ -97,18 +126,18 @@ pub(crate) fn map(d: &mut Decoder<'_>, pairs_max: u64) -> Result<u64, decode::Er
 }
 
 /// Reads the version that opens every object.
-pub(crate) fn version(d: &mut Decoder<'_>, expected: u8) -> Result<(), decode::Error> {
+pub fn version(d: &mut Decoder<'_>, expected: u8) -> Result<(), decode::Error> {
     if d.u8()? == expected { Ok(()) } else { Err(refuse(d, "unknown version")) }
 }
 
 /// Reads a byte string of exactly `N` bytes.
-pub(crate) fn bytes_exact<const N: usize>(d: &mut Decoder<'_>) -> Result<[u8; N], decode::Error> {
+pub fn bytes_exact<const N: usize>(d: &mut Decoder<'_>) -> Result<[u8; N], decode::Error> {
     let bytes = d.bytes()?;
     bytes.try_into().map_err(|_| refuse(d, "byte string of another length"))
 }
 
 /// Reads a byte string of 1 to `bytes_max` bytes.
-pub(crate) fn bytes<'b>(d: &mut Decoder<'b>, bytes_max: usize) -> Result<&'b [u8], decode::Error> {
+pub fn bytes<'b>(d: &mut Decoder<'b>, bytes_max: usize) -> Result<&'b [u8], decode::Error> {
     let bytes = d.bytes()?;
     if (1..=bytes_max).contains(&bytes.len()) {
         Ok(bytes)
@@ -118,7 +147,7 @@ pub(crate) fn bytes<'b>(d: &mut Decoder<'b>, bytes_max: usize) -> Result<&'b [u8
 }
 
 /// Reads a text of 1 to `bytes_max` bytes.
-pub(crate) fn text<'b>(d: &mut Decoder<'b>, bytes_max: usize) -> Result<&'b str, decode::Error> {
+pub fn text<'b>(d: &mut Decoder<'b>, bytes_max: usize) -> Result<&'b str, decode::Error> {
     let text = d.str()?;
     if (1..=bytes_max).contains(&text.len()) {
         Ok(text)
@@ -128,7 +157,7 @@ pub(crate) fn text<'b>(d: &mut Decoder<'b>, bytes_max: usize) -> Result<&'b str,
 }
 
 /// Reads null as `None`, anything else with `read`.
-pub(crate) fn optional<'b, T>(
+pub fn optional<'b, T>(
     d: &mut Decoder<'b>,
     read: impl FnOnce(&mut Decoder<'b>) -> Result<T, decode::Error>,
 ) -> Result<Option<T>, decode::Error> {
@@ -144,7 +173,7 @@ pub(crate) fn optional<'b, T>(
 ///
 /// The kinds are integers, byte strings, texts, booleans, null, arrays and maps of uint keys; each must be
 /// deterministically encoded, since raw bytes are not re-encoded later.
-pub(crate) fn any<'b>(d: &mut Decoder<'b>, depth: usize) -> Result<&'b [u8], decode::Error> {
+pub fn any<'b>(d: &mut Decoder<'b>, depth: usize) -> Result<&'b [u8], decode::Error> {
     let start = d.position();
     skip_any(d, depth)?;
     let end = d.position();
@@ -152,7 +181,7 @@ pub(crate) fn any<'b>(d: &mut Decoder<'b>, depth: usize) -> Result<&'b [u8], dec
 }
 
 /// Writes a byte string, or null in its place.
-pub(crate) fn put_optional_bytes<W: Write>(
+pub fn put_optional_bytes<W: Write>(
     e: &mut Encoder<W>,
     bytes: Option<impl AsRef<[u8]>>,
 ) -> Result<(), encode::Error<W::Error>> {
@@ -163,7 +192,7 @@ pub(crate) fn put_optional_bytes<W: Write>(
 }
 
 /// An error of shape at the decoder's present position.
-pub(crate) fn refuse(d: &Decoder<'_>, why: &'static str) -> decode::Error {
+pub fn refuse(d: &Decoder<'_>, why: &'static str) -> decode::Error {
     decode::Error::message(why).at(d.position())
 }
 
@@ -235,7 +264,6 @@ const FALSE: u64 = 20;
 const NULL: u64 = 22;
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)] // a test fails by panicking
 mod tests {
     use super::*;
 

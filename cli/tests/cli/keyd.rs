@@ -1,0 +1,187 @@
+//! The key service from the command line: what is typed, printed and asked for.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Once;
+
+use crate::harness::{Done, Home};
+
+/// The service's program lies beside `onward`, but cargo builds it with another package.
+fn build_service() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let profile = Path::new(env!("CARGO_BIN_EXE_onward")).parent().unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--locked", "--quiet", "--package", "onward-keyd", "--target-dir"]);
+        build.arg(profile.parent().unwrap());
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success());
+    });
+}
+
+/// A running service, which ends with the test.
+struct Service {
+    home: Home,
+    pid: u64,
+}
+
+impl Service {
+    fn start() -> Self {
+        build_service();
+        let home = Home::new();
+        let done = home.run_with_input(&["keyd", "start", "--background", "-o", "json"], PASSPHRASE);
+        assert_eq!(done.code, 0, "{done:?}");
+        let said: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        Self { home, pid: said["pid"].as_u64().unwrap() }
+    }
+
+    /// Runs a command that needs no passphrase.
+    fn run(&self, words: &[&str]) -> Done {
+        self.home.run(words)
+    }
+
+    /// Runs a command that asks for the passphrase.
+    fn operate(&self, words: &[&str]) -> serde_json::Value {
+        let done = self.home.run_with_input(&[words, &["-o", "json"]].concat(), PASSPHRASE);
+        assert_eq!(done.code, 0, "{words:?} {done:?}");
+        serde_json::from_str(&done.stdout).unwrap()
+    }
+
+    fn json(&self, words: &[&str]) -> serde_json::Value {
+        let done = self.run(&[words, &["-o", "json"]].concat());
+        assert_eq!(done.code, 0, "{words:?} {done:?}");
+        serde_json::from_str(&done.stdout).unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.pid.to_string()).status();
+    }
+}
+
+#[test]
+fn a_key_is_made_listed_rotated_and_destroyed() {
+    let service = Service::start();
+    let made =
+        service.operate(&["key", "create", "orders/signer", "--usage", "credential-signing", "--days", "9"]);
+    assert_eq!((&made["state"], &made["usage"]), (&"active".into(), &"credential-signing".into()));
+    assert_eq!(service.operate(&["key", "show", "orders/signer"]), made);
+    assert_eq!(service.json(&["key", "ls"])["keys"], serde_json::json!([]), "no rule shows it");
+    let rotated = service.operate(&["key", "rotate", "orders/signer"]);
+    assert_ne!(rotated["public"], made["public"]);
+    let old = made["id"].as_str().unwrap();
+    assert_eq!(service.operate(&["key", "show", old])["state"], "disabled");
+    service.operate(&["key", "disable", "orders/signer"]);
+    service.operate(&["key", "enable", old]);
+    assert_eq!(service.operate(&["key", "destroy", old])["state"], "destroyed");
+    let all = service.operate(&["key", "ls", "--all"]);
+    assert_eq!(all["keys"].as_array().unwrap().len(), 3, "the log's own key is one");
+    let wrong = service.home.run_with_input(&["key", "show", "orders/signer"], b"wrong\n");
+    wrong.fails("E0703", 77);
+}
+
+#[test]
+fn the_service_is_locked_unlocked_and_told_of_a_new_policy() {
+    let service = Service::start();
+    let uid = rustix::process::geteuid().as_raw();
+    service.operate(&["key", "create", "orders/a", "--usage", "channel-static"]);
+    let policy = service.home.path().join("keyd/policy.toml");
+    assert!(std::fs::read_to_string(&policy).unwrap().contains("version = 1"));
+    std::fs::write(&policy, "version = 1\n[[rule]]\nname = \"x\"\nops = [\"lst\"]").unwrap();
+    service.run(&["keyd", "policy", "check"]).fails("E0706", 78);
+    service.run(&["keyd", "reload"]).fails("E0701", 69);
+    let rule = format!(
+        "version = 1\n[[rule]]\nname = \"x\"\nuid = [{uid}]\nlabels = [\"orders/*\"]\nops = [\"list\"]"
+    );
+    std::fs::write(&policy, rule).unwrap();
+    assert_eq!(service.json(&["keyd", "policy", "check"])["said"][0], "1 rules");
+    let wish = ["keyd", "policy", "explain", &format!("uid={uid}"), "label=orders/a", "op=agree"];
+    assert_eq!(service.json(&wish)["said"][0], "rule 1 `x`: is for other operations");
+    assert_eq!(service.json(&["keyd", "reload"])["rules"], 1);
+    assert_eq!(service.json(&["key", "ls"])["keys"][0]["label"], "orders/a");
+    assert_eq!(service.json(&["keyd", "lock"])["unlocked"], false);
+    service.run(&["keyd", "lock"]).fails("E0704", 69);
+    assert_eq!(service.json(&["keyd", "status"])["unlocked"], false);
+    service.home.run_with_input(&["keyd", "unlock"], b"wrong\n").fails("E0703", 77);
+    service.operate(&["keyd", "unlock"]);
+    assert_eq!(service.json(&["keyd", "status"])["unlocked"], true);
+}
+
+#[test]
+fn the_keys_of_a_development_identity_are_taken_over_under_their_names() {
+    let service = Service::start();
+    assert_eq!(service.run(&["identity", "create", "shop"]).code, 0);
+    let taken = service.operate(&["key", "import", "shop"]);
+    let keys = taken["keys"].as_array().unwrap();
+    let usages: Vec<_> = keys.iter().map(|key| key["usage"].as_str().unwrap()).collect();
+    assert_eq!(usages.iter().filter(|usage| **usage == "identity").count(), 2);
+    assert!(usages.contains(&"channel-static"));
+    let again = service.home.run_with_input(&["key", "import", "shop"], PASSPHRASE);
+    again.fails("E0703", 77);
+}
+
+#[test]
+fn the_record_is_verified_and_an_edit_is_found() {
+    let service = Service::start();
+    service.operate(&["key", "create", "a", "--usage", "prekey-signing"]);
+    service.json(&["keyd", "lock"]);
+    let verified = service.json(&["audit", "verify"]);
+    assert_eq!((verified["leaves"].as_u64(), verified["signed"].as_u64()), (Some(3), Some(3)));
+    let shown = service.json(&["audit", "show"]);
+    let events: Vec<_> = shown["leaves"].as_array().unwrap().iter().map(|leaf| &leaf["event"]).collect();
+    assert_eq!(events, ["start", "created", "stop"]);
+    let log = service.home.path().join("keyd/audit.log");
+    let mut edited = std::fs::read(&log).unwrap();
+    let last = edited.len() - 1;
+    edited[last] ^= 1;
+    std::fs::write(&log, edited).unwrap();
+    service.run(&["audit", "verify"]).fails("E0707", 1);
+    service.run(&["audit", "verify", "--signer", "00"]).fails("E0101", 2);
+}
+
+#[test]
+fn the_doctor_looks_at_the_machine_and_the_service() {
+    let home = Home::new();
+    let alone = home.run(&["doctor", "-o", "json"]);
+    assert_eq!(alone.code, 0, "{alone:?}");
+    assert!(alone.stdout.contains("there is none"), "{alone:?}");
+    let service = Service::start();
+    let checks = service.json(&["doctor"]);
+    let found = |name: &str| {
+        let check = checks["checks"].as_array().unwrap().iter().find(|check| check["check"] == name);
+        check.unwrap()["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        (found("present"), found("unlocked"), found("user")),
+        ("good".into(), "good".into(), "warning".into())
+    );
+    service.json(&["keyd", "lock"]);
+    service.run(&["doctor"]).fails("E0702", 1);
+    drop(service);
+}
+
+#[test]
+fn a_service_that_is_not_there_is_said_to_be_so() {
+    let home = Home::new();
+    home.run(&["keyd", "status"]).fails("E0701", 69);
+    home.run(&["key", "ls"]).fails("E0701", 69);
+    home.run(&["audit", "verify"]).fails("E0707", 1);
+    home.run_with_input(&["keyd", "start"], b"\n").fails("E0110", 1);
+}
+
+const PASSPHRASE: &[u8] = b"a passphrase of a test\n";
+
+#[test]
+fn with_a_key_service_no_long_term_key_is_in_an_application() {
+    build_service();
+    let home = Home::new();
+    let done = home.run(&["demo", "chain", "--keyd", "-o", "json"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    let shown: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    // Two ends, each with the key of its identity, the next one and the static key of its channels.
+    assert_eq!((&shown["ok"], &shown["keys_in_service"]), (&true.into(), &6.into()));
+    assert_eq!(shown["keys_found_in_apps"], 0);
+}

@@ -1,0 +1,332 @@
+//! The loop of the service: one thread, every client in turn, nothing that waits for one of them.
+//!
+//! A turn takes a few requests of each client that has any, so that a greedy one costs the others no more than its
+//! share; answers leave after what they did is on record. Bytes that carried a secret are wiped as soon as they were
+//! read or sent.
+//!
+//! Specification: docs/protocol.md §7.1.
+
+use std::io::{self, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use onward_keys::service::{Call, Outcome, Refusal, Request, frame, put_answer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt;
+use zeroize::Zeroize as _;
+
+use crate::peer::Peer;
+use crate::policy::Client;
+use crate::program::Examiner;
+use crate::service::{Caller, Now, Service};
+
+/// Connected clients, at most; further ones wait to be accepted.
+pub const CLIENTS_MAX: usize = 256;
+
+/// Bytes of a request, at most: the longest body to sign with room for the rest.
+pub const REQUEST_BYTES_MAX: usize = 66_000;
+
+/// Requests of a client in one turn while no other client has any.
+pub const TURN_ALONE: usize = 16;
+
+/// Requests of a client in one turn while others have some, too.
+pub const TURN_SHARED: usize = 1;
+
+/// Answers that wait for a client to read them, in bytes; above, it is asked nothing more of.
+pub const UNREAD_BYTES_MAX: usize = 256 * 1024;
+
+/// Runs the service on `listener` until `stop` can be read from; a byte on `hang_up` locks it.
+#[derive(Debug)]
+pub struct Server {
+    /// Who is answered.
+    pub listener: UnixListener,
+    /// What answers.
+    pub service: Service,
+    /// Looks at clients' programs, if the policy asked for it at the start.
+    pub examiner: Option<Examiner>,
+    /// Can be read when the process is to end.
+    pub stop: UnixStream,
+    /// Can be read when the service is to be locked.
+    pub hang_up: UnixStream,
+}
+
+impl Server {
+    /// Serves until it is told to stop. The service is locked then, and its record complete.
+    ///
+    /// # Errors
+    /// Of the system, when the listener or waiting fails.
+    pub fn run(mut self) -> io::Result<()> {
+        self.listener.set_nonblocking(true)?;
+        self.hang_up.set_nonblocking(true)?;
+        let mut clients: Vec<Connection> = Vec::new();
+        loop {
+            let ready = self.wait(&clients)?;
+            if ready.stop {
+                // Locked already is as good.
+                let _ = self.service.lock(now());
+                return Ok(());
+            }
+            if ready.hang_up {
+                self.hang_up()?;
+            }
+            for (client, events) in clients.iter_mut().zip(&ready.clients) {
+                client.move_bytes(*events);
+            }
+            if ready.listener && clients.len() < CLIENTS_MAX {
+                clients.extend(self.accept());
+            }
+            let waiting = clients.iter().filter(|client| client.has_request()).count();
+            let turn = if waiting > 1 { TURN_SHARED } else { TURN_ALONE };
+            let connected = clients.len() as u32;
+            for client in &mut clients {
+                client.serve(turn, connected, &mut self.service, self.examiner.as_mut());
+            }
+            if self.service.record(now()).is_err() {
+                // What is not on record is not answered, and nothing more is done.
+                let _ = self.service.lock(now());
+                clients.clear();
+            }
+            for client in &mut clients {
+                client.send();
+            }
+            clients.retain(|client| !client.ended);
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self, clients: &[Connection]) -> io::Result<Ready> {
+        let busy = clients.iter().any(Connection::has_request);
+        let timeout = match (busy, self.service.is_unlocked()) {
+            (true, _) => Some(Timespec::default()),
+            // The record gets a signed head a second after the last use.
+            (false, true) => Some(Timespec { tv_sec: 1, tv_nsec: 0 }),
+            (false, false) => None,
+        };
+        let mut waited = Vec::with_capacity(clients.len() + 3);
+        waited.push(PollFd::new(&self.stop, PollFlags::IN));
+        waited.push(PollFd::new(&self.hang_up, PollFlags::IN));
+        let room = if clients.len() < CLIENTS_MAX { PollFlags::IN } else { PollFlags::empty() };
+        waited.push(PollFd::new(&self.listener, room));
+        waited.extend(clients.iter().map(|client| PollFd::new(&client.socket, client.interest())));
+        match poll(&mut waited, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut events = waited.iter().map(PollFd::revents);
+        let mut is_ready = || events.next().is_some_and(|events| !events.is_empty());
+        let (stop, hang_up, listener) = (is_ready(), is_ready(), is_ready());
+        Ok(Ready { stop, hang_up, listener, clients: events.collect() })
+    }
+
+    fn hang_up(&mut self) -> io::Result<()> {
+        let mut signals = [0; 16];
+        match io::Read::read(&mut self.hang_up, &mut signals) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ => {}
+        }
+        // Locked already is as good.
+        let _ = self.service.lock(now());
+        Ok(())
+    }
+
+    /// Takes the next connection; `None` if its process is gone or it has none.
+    fn accept(&mut self) -> Option<Connection> {
+        let (socket, _) = self.listener.accept().ok()?;
+        socket.set_nonblocking(true).ok()?;
+        // Each piece of a request then comes with its sender's credentials.
+        sockopt::set_socket_passcred(&socket, true).ok()?;
+        let peer = Peer::of(&socket).ok()?;
+        let client = Client { uid: peer.uid, gid: peer.gid, exe: None };
+        let mut connection = Connection {
+            socket,
+            peer,
+            caller: Caller { client, operator: None },
+            input: Vec::new(),
+            read: 0,
+            output: Vec::new(),
+            ended: false,
+        };
+        connection.examine(self.examiner.as_mut());
+        Some(connection)
+    }
+}
+
+/// What there is to do.
+struct Ready {
+    stop: bool,
+    hang_up: bool,
+    listener: bool,
+    /// In the order of the clients.
+    clients: Vec<PollFlags>,
+}
+
+/// A client's connection.
+#[derive(Debug)]
+struct Connection {
+    socket: UnixStream,
+    peer: Peer,
+    caller: Caller,
+    /// What came; before `read` it is done with and wiped.
+    input: Vec<u8>,
+    read: usize,
+    /// Answers that have not left yet.
+    output: Vec<u8>,
+    ended: bool,
+}
+
+impl Connection {
+    fn interest(&self) -> PollFlags {
+        let mut interest = PollFlags::empty();
+        if self.input.len() - self.read < INPUT_BYTES_MAX && self.output.len() < UNREAD_BYTES_MAX {
+            interest |= PollFlags::IN;
+        }
+        if !self.output.is_empty() {
+            interest |= PollFlags::OUT;
+        }
+        interest
+    }
+
+    /// Whether a whole request waits whose answer there is room for. What cannot be a request counts as one, too.
+    fn has_request(&self) -> bool {
+        !self.ended
+            && self.output.len() < UNREAD_BYTES_MAX
+            && !matches!(frame(&self.input[self.read..]), Ok(None))
+    }
+
+    fn move_bytes(&mut self, events: PollFlags) {
+        if events.contains(PollFlags::OUT) {
+            self.send();
+        }
+        if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            self.receive();
+        }
+    }
+
+    fn receive(&mut self) {
+        // What was read is wiped already; moving the rest to the front leaves a copy, which is wiped here.
+        let kept = self.input.len() - self.read;
+        self.input.copy_within(self.read.., 0);
+        self.input[kept..].zeroize();
+        self.input.truncate(kept);
+        self.read = 0;
+        make_room(&mut self.input, CHUNK_BYTES);
+        match self.peer.receive(&self.socket, &mut self.input, CHUNK_BYTES) {
+            Ok(0) => self.ended = true,
+            Ok(_) => self.ended = self.announces_too_much(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.ended = true,
+        }
+    }
+
+    /// A frame that is longer than any request ends the connection at its first bytes.
+    fn announces_too_much(&self) -> bool {
+        self.input
+            .first_chunk::<4>()
+            .is_some_and(|length| u32::from_be_bytes(*length) as usize > REQUEST_BYTES_MAX)
+    }
+
+    /// Does up to `turn` requests.
+    fn serve(
+        &mut self,
+        turn: usize,
+        connected: u32,
+        service: &mut Service,
+        mut examiner: Option<&mut Examiner>,
+    ) {
+        for _ in 0..turn {
+            if !self.has_request() {
+                return;
+            }
+            let Ok(Some((content, used))) = frame(&self.input[self.read..]) else {
+                self.ended = true;
+                return;
+            };
+            let Ok(request) = Request::decode(content) else {
+                // Whoever does not speak the protocol is not answered.
+                self.ended = true;
+                return;
+            };
+            let id = request.id;
+            if service.looks_at_programs() {
+                let exe = examiner.as_mut().and_then(|examiner| look(&self.peer, examiner));
+                self.caller.client.exe = exe;
+            }
+            let mut answer = service.answer(now(), &mut self.caller, &request.call);
+            if let (Call::Status, Ok(Outcome::State(state))) = (&request.call, &mut answer) {
+                state.clients = connected;
+            }
+            make_room(&mut self.output, answer_bytes(&answer));
+            put_answer(&mut self.output, id, &answer);
+            self.input[self.read..self.read + used].zeroize();
+            self.read += used;
+        }
+    }
+
+    fn examine(&mut self, examiner: Option<&mut Examiner>) {
+        self.caller.client.exe = examiner.and_then(|examiner| look(&self.peer, examiner));
+    }
+
+    fn send(&mut self) {
+        while !self.output.is_empty() && !self.ended {
+            match self.socket.write(&self.output) {
+                Ok(0) => self.ended = true,
+                Ok(sent) if sent == self.output.len() => {
+                    self.output.as_mut_slice().zeroize();
+                    self.output.clear();
+                }
+                Ok(sent) => {
+                    let kept = self.output.len() - sent;
+                    self.output.copy_within(sent.., 0);
+                    self.output[kept..].zeroize();
+                    self.output.truncate(kept);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.ended = true,
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.input.zeroize();
+        self.output.zeroize();
+    }
+}
+
+/// Makes room for `bytes` more; a buffer that has to move is wiped where it was.
+fn make_room(buffer: &mut Vec<u8>, bytes: usize) {
+    if buffer.capacity() - buffer.len() < bytes {
+        let mut larger = Vec::with_capacity(2 * buffer.len() + bytes);
+        larger.extend_from_slice(buffer);
+        buffer.zeroize();
+        *buffer = larger;
+    }
+}
+
+/// More bytes than the answer has.
+fn answer_bytes(answer: &Result<Outcome, Refusal>) -> usize {
+    const KEY_BYTES: usize = 256;
+    match answer {
+        Ok(Outcome::Keys(keys)) => 64 + keys.len() * KEY_BYTES,
+        Ok(Outcome::State(_)) => 8 * 1024,
+        _ => 64 + KEY_BYTES,
+    }
+}
+
+/// The program of the process, if it is still the one that connected.
+fn look(peer: &Peer, examiner: &mut Examiner) -> Option<[u8; 32]> {
+    let digest = examiner.digest(peer.pid.as_raw_nonzero().get());
+    digest.filter(|_| peer.lives())
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { unix_ms: unix.as_millis() as u64, steady: Instant::now() }
+}
+
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// Bytes of requests that wait, at most: one of the longest, or many of the usual ones.
+const INPUT_BYTES_MAX: usize = REQUEST_BYTES_MAX + 4;

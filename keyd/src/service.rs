@@ -1,0 +1,656 @@
+//! The service as a value: who may do what, the store, and the record of it; no socket, no clock.
+//!
+//! Every operation passes three gates in this order: the state (locked or not), the policy or an operator's proof,
+//! and the key's usage. What fails is told as one status, without saying which key exists; every use of a key, and
+//! every refused one, is noted in the audit log.
+//!
+//! Specification: docs/protocol.md §7.2.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use onward_channels::identity::{Credential, KeyAttest};
+use onward_keys::arena::Arena;
+use onward_keys::audit::{Event, Note};
+use onward_keys::service::{
+    BODY_BYTES_MAX, Call, CallKind, KeyMeta, KeyState, NewKey, Outcome, Refusal, ServiceState,
+};
+use onward_keys::store::{Cost, Key, Sealed, Store};
+use onward_keys::{KeyError, KeyId, KeyUsage, Label, SignatureType, StoreError, private, strict};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::log::AuditLog;
+use crate::policy::{Client, NEVER_SIGNED, Policy, Rule, Wish};
+
+/// The label of the key that signs the heads of the audit log. Nobody else may use a key of this label.
+pub const AUDIT_LABEL: &str = "onward-keyd/audit";
+
+/// Wrong passphrases in a row before each further one has to wait, twice as long each time.
+pub const FREE_GUESSES: u32 = 10;
+
+/// The longest wait after wrong passphrases.
+pub const GUESS_WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// A time in a body to sign may differ from the clock by so much, in seconds. Source: docs/protocol.md §7.2.
+pub const CLOCK_SKEW_SECONDS: u64 = 300;
+
+/// Refused uses noted in a second, at most: a client that is refused must not fill the disk.
+pub const REFUSALS_NOTED: u32 = 100;
+
+/// A point in time: Unix milliseconds for what is written down, and the clock that never steps for rates.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Milliseconds of Unix time.
+    pub unix_ms: u64,
+    /// A clock that only goes forward.
+    pub steady: Instant,
+}
+
+impl Now {
+    fn seconds(self) -> u64 {
+        self.unix_ms / 1000
+    }
+
+    fn hour(self) -> u8 {
+        (self.seconds() / 3600 % 24) as u8
+    }
+}
+
+/// Who asks on a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller {
+    /// As the kernel knows it.
+    pub client: Client,
+    /// In which unlocked period the passphrase was shown on this connection, if it was.
+    pub operator: Option<u64>,
+}
+
+/// Where the service's keys, policy and log are, and what it asks of them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The directory of the store and the log: exists, mode 0700.
+    pub directory: PathBuf,
+    /// The policy file.
+    pub policy: PathBuf,
+    /// What a guess at the passphrase of a new store costs.
+    pub cost: Cost,
+    /// The user the service runs as.
+    pub uid: u32,
+}
+
+/// The key service.
+pub struct Service {
+    settings: Settings,
+    arena: Arena,
+    policy: Policy,
+    state: State,
+    /// Counts unlocked periods: an operator's proof ends with its period.
+    period: u64,
+    rates: HashMap<(u16, KeyId), Rate>,
+    refusals: Rate,
+    guesses: Guesses,
+    answered: u64,
+    protection: Vec<String>,
+}
+
+enum State {
+    /// There is no store yet.
+    Empty,
+    Locked(Box<Sealed>),
+    Unlocked(Box<Unlocked>),
+}
+
+struct Unlocked {
+    store: Store,
+    log: AuditLog,
+}
+
+impl Service {
+    /// Reads the store and the policy; the store stays locked.
+    ///
+    /// # Errors
+    /// [`KeyError`] of the store. A policy that cannot be read denies everything and is reported by
+    /// [`Service::reload`].
+    pub fn open(settings: Settings, arena: Arena, policy: Policy) -> Result<Self, KeyError> {
+        let state = match Sealed::read(&settings.directory)? {
+            Some(sealed) => State::Locked(Box::new(sealed)),
+            None => State::Empty,
+        };
+        Ok(Self {
+            settings,
+            arena,
+            policy,
+            state,
+            period: 0,
+            rates: HashMap::new(),
+            refusals: Rate::default(),
+            guesses: Guesses::default(),
+            answered: 0,
+            protection: Vec::new(),
+        })
+    }
+
+    /// Says what the process is protected by, for whoever asks for the state.
+    pub fn set_protection(&mut self, lines: Vec<String>) {
+        self.protection = lines;
+    }
+
+    /// Whether secrets are in memory.
+    #[must_use]
+    pub fn is_unlocked(&self) -> bool {
+        matches!(self.state, State::Unlocked(_))
+    }
+
+    /// Does what `caller` asks, or says why not.
+    pub fn answer(&mut self, now: Now, caller: &mut Caller, call: &Call<'_>) -> Result<Outcome, Refusal> {
+        self.answered += 1;
+        match *call {
+            Call::Status => return Ok(Outcome::State(self.status())),
+            Call::Unlock { passphrase, create } => {
+                return self.unlock(now, caller, passphrase, create).map(|()| Outcome::Done);
+            }
+            Call::Lock => {
+                self.operates(caller)?;
+                return self.lock(now).map(|()| Outcome::Done);
+            }
+            Call::Reload => {
+                self.operates(caller)?;
+                return self.reload().map(|()| Outcome::Done);
+            }
+            Call::List => return Ok(Outcome::Keys(self.list(now, caller))),
+            Call::Public(key) => return self.public(now, caller, key).map(Outcome::Key),
+            _ => {}
+        }
+        let State::Unlocked(_) = &self.state else {
+            return Err(Refusal::Locked);
+        };
+        let (rule, outcome) = self.operate(now, caller, call);
+        self.note(now, caller, call, rule, &outcome);
+        outcome
+    }
+
+    /// Writes down what was noted since the last call, and a signed head where one is due.
+    ///
+    /// # Errors
+    /// Of the system. What was answered is then not on record, and the caller locks the service.
+    pub fn record(&mut self, now: Now) -> std::io::Result<()> {
+        let State::Unlocked(unlocked) = &mut self.state else {
+            return Ok(());
+        };
+        let Unlocked { store, log } = &mut **unlocked;
+        log.write(now, |body| {
+            let key = store.keys().find(|key| is_audit_key(&key.meta))?;
+            Some(private::sign(key.secret.as_ref()?.as_bytes(), SignatureType::AuditSth, body))
+        })
+    }
+
+    /// Wipes every secret; what waits to be written is written.
+    ///
+    /// # Errors
+    /// [`Refusal::Locked`] when it is locked already; [`Refusal::Backend`] when the store cannot be read again: the
+    /// secrets are gone all the same.
+    pub fn lock(&mut self, now: Now) -> Result<(), Refusal> {
+        let State::Unlocked(unlocked) = &mut self.state else {
+            return Err(Refusal::Locked);
+        };
+        let note =
+            Note { event: Event::Stop, call: CallKind::Lock, key: None, rule: 0, user: self.settings.uid };
+        unlocked.log.note(now, &note);
+        unlocked.log.end();
+        let recorded = self.record(now);
+        self.rates.clear();
+        let State::Unlocked(unlocked) = std::mem::replace(&mut self.state, State::Empty) else {
+            return Err(Refusal::Locked);
+        };
+        self.state = State::Locked(Box::new(unlocked.store.lock().map_err(|_| Refusal::Backend)?));
+        recorded.map_err(|_| Refusal::Backend)
+    }
+
+    /// Reads the policy again; a file that cannot be read leaves the rules as they are.
+    ///
+    /// # Errors
+    /// [`Refusal::Backend`].
+    pub fn reload(&mut self) -> Result<(), Refusal> {
+        self.policy = crate::files::read_policy(&self.settings).map_err(|_| Refusal::Backend)?;
+        // Rates belong to rules by their numbers.
+        self.rates.clear();
+        Ok(())
+    }
+
+    /// Whether any rule asks for a client's program.
+    #[must_use]
+    pub fn looks_at_programs(&self) -> bool {
+        self.policy.looks_at_programs()
+    }
+
+    fn status(&self) -> ServiceState {
+        let keys = self.metas().filter(|meta| meta.state != KeyState::Destroyed).count();
+        ServiceState {
+            unlocked: self.is_unlocked(),
+            keys: keys as u32,
+            rules: self.policy.len() as u32,
+            clients: 0,
+            answered: self.answered,
+            protection: self.protection.clone(),
+        }
+    }
+
+    fn metas(&self) -> Box<dyn Iterator<Item = &KeyMeta> + '_> {
+        match &self.state {
+            State::Empty => Box::new(std::iter::empty()),
+            State::Locked(sealed) => Box::new(sealed.keys()),
+            State::Unlocked(unlocked) => Box::new(unlocked.store.keys().map(|key| &key.meta)),
+        }
+    }
+
+    fn meta(&self, key: KeyId) -> Option<&KeyMeta> {
+        match &self.state {
+            State::Unlocked(unlocked) => unlocked.store.key(key).map(|key| &key.meta),
+            _ => self.metas().find(|meta| meta.id == key),
+        }
+    }
+
+    fn is_operator(&self, caller: &Caller) -> bool {
+        self.is_unlocked() && caller.operator == Some(self.period)
+    }
+
+    /// Whether the caller may lock and reload: the users who may show the passphrase.
+    fn operates(&self, caller: &Caller) -> Result<(), Refusal> {
+        let uid = caller.client.uid;
+        let may = uid == 0 || uid == self.settings.uid || self.policy.may_operate(uid);
+        if may { Ok(()) } else { Err(Refusal::Denied) }
+    }
+
+    fn unlock(
+        &mut self,
+        now: Now,
+        caller: &mut Caller,
+        passphrase: &[u8],
+        create: bool,
+    ) -> Result<(), Refusal> {
+        self.operates(caller)?;
+        self.guesses.check(now.steady)?;
+        let opened = match &self.state {
+            State::Unlocked(unlocked) => unlocked.store.check(passphrase).map(|()| None),
+            State::Locked(sealed) => sealed.unlock(passphrase, &self.arena).map(Some),
+            State::Empty if create => {
+                let Settings { directory, cost, .. } = &self.settings;
+                Store::create(directory, passphrase, *cost, &self.arena).map(Some)
+            }
+            State::Empty => return Err(Refusal::Locked),
+        };
+        match opened {
+            Ok(opened) => {
+                self.guesses = Guesses::default();
+                if let Some(store) = opened {
+                    self.begin(now, caller, store)?;
+                }
+                caller.operator = Some(self.period);
+                Ok(())
+            }
+            Err(KeyError::Store { source: StoreError::WrongPassphrase, .. }) => {
+                self.guesses.wrong(now.steady);
+                Err(Refusal::Denied)
+            }
+            Err(_) => Err(Refusal::Backend),
+        }
+    }
+
+    /// Begins an unlocked period: the log goes on where it ended.
+    fn begin(&mut self, now: Now, caller: &Caller, mut store: Store) -> Result<(), Refusal> {
+        let known = store.keys().find(|key| is_audit_key(&key.meta)).map(|key| key.meta.public);
+        let signer = match known {
+            Some(signer) => signer,
+            None => {
+                let new = NewKey { usage: KeyUsage::AuditSigning, label: AUDIT_LABEL, expires: None };
+                generate(&mut store, now, self.settings.uid, &new)?.public
+            }
+        };
+        let log_key = store.derive(&Label::new("audit/log")).map_err(|_| Refusal::Backend)?;
+        let mut log =
+            AuditLog::open(&self.settings.directory, log_key, &signer).map_err(|_| Refusal::Backend)?;
+        let user = caller.client.uid;
+        log.note(now, &Note { event: Event::Start, call: CallKind::Unlock, key: None, rule: 0, user });
+        self.state = State::Unlocked(Box::new(Unlocked { store, log }));
+        self.period += 1;
+        Ok(())
+    }
+
+    fn list(&self, now: Now, caller: &Caller) -> Vec<KeyMeta> {
+        let operator = self.is_operator(caller);
+        let may = |meta: &&KeyMeta| {
+            let wish = wish(now, CallKind::List, meta, None);
+            operator || (!is_audit_key(meta) && self.policy.decide(&caller.client, &wish).is_some())
+        };
+        self.metas().filter(may).cloned().collect()
+    }
+
+    fn public(&self, now: Now, caller: &Caller, key: KeyId) -> Result<KeyMeta, Refusal> {
+        let meta = self.meta(key).ok_or(Refusal::Denied)?;
+        let wish = wish(now, CallKind::Public, meta, None);
+        let may = self.is_operator(caller) || self.policy.decide(&caller.client, &wish).is_some();
+        if may { Ok(meta.clone()) } else { Err(Refusal::Denied) }
+    }
+
+    /// What needs the store open. Answers with the number of the rule that decided, 0 for none.
+    fn operate(&mut self, now: Now, caller: &Caller, call: &Call<'_>) -> (u16, Result<Outcome, Refusal>) {
+        let permit = match self.permit(now, caller, call) {
+            Ok(permit) => permit,
+            Err(refusal) => return (0, Err(refusal)),
+        };
+        let State::Unlocked(unlocked) = &mut self.state else {
+            return (0, Err(Refusal::Locked));
+        };
+        let store = &mut unlocked.store;
+        let user = caller.client.uid;
+        let outcome = match *call {
+            Call::Generate(ref new) => generate(store, now, user, new).map(Outcome::Key),
+            Call::Import { ref key, id, secret } => {
+                let mut secret = Zeroizing::new(*secret);
+                insert(store, now, user, key, id, &mut secret).map(Outcome::Key)
+            }
+            Call::Sign { key, kind, body } => sign(store, now, &permit, key, kind, body),
+            Call::Attest { key, body } => attest(store, now, &permit, key, body),
+            Call::Agree { key, peer } => agree(store, now, &permit, key, peer),
+            Call::Destroy(key) => change(store.destroy(key)),
+            Call::Disable(key) => change(store.set_active(key, false)),
+            Call::Enable(key) => enable(store, key),
+            _ => Err(Refusal::BadArguments),
+        };
+        (permit.rule, outcome)
+    }
+
+    /// Asks the policy, unless the caller has shown the passphrase, and counts the use against the rule's rate.
+    fn permit(&mut self, now: Now, caller: &Caller, call: &Call<'_>) -> Result<Permit, Refusal> {
+        let operator = self.is_operator(caller);
+        let key = named_key(call);
+        let meta = match (key, new_key(call)) {
+            (Some(key), _) => self.meta(key).cloned(),
+            (None, Some(new)) => Some(planned(new)),
+            (None, None) => None,
+        };
+        let meta = meta.ok_or(Refusal::Denied)?;
+        // The log's own key signs the log and nothing else, whoever asks.
+        if meta.label == AUDIT_LABEL {
+            return Err(Refusal::Denied);
+        }
+        if operator {
+            return Ok(Permit::OPERATOR);
+        }
+        let kind = if let Call::Sign { kind, .. } = call { Some(*kind) } else { None };
+        let wish = wish(now, call.kind(), &meta, kind);
+        let (number, rule) = self.policy.decide(&caller.client, &wish).ok_or(Refusal::Denied)?;
+        let permit = Permit::of(number, rule);
+        let rate = self.rates.entry((number, meta.id)).or_default();
+        if rate.take(now.steady, rule.rate) { Ok(permit) } else { Err(Refusal::Rate) }
+    }
+
+    fn note(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        call: &Call<'_>,
+        rule: u16,
+        outcome: &Result<Outcome, Refusal>,
+    ) {
+        let (event, key) = match outcome {
+            Ok(Outcome::Key(meta)) => (Event::Created, Some(meta.id)),
+            Ok(_) if call.kind() == CallKind::Destroy => (Event::Destroyed, named_key(call)),
+            Ok(_) => (Event::Used, named_key(call)),
+            Err(_) if self.refusals.take(now.steady, REFUSALS_NOTED) => (Event::FailedUse, named_key(call)),
+            Err(_) => return,
+        };
+        if let State::Unlocked(unlocked) = &mut self.state {
+            unlocked.log.note(now, &Note { event, call: call.kind(), key, rule, user: caller.client.uid });
+        }
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("unlocked", &self.is_unlocked()).finish_non_exhaustive()
+    }
+}
+
+/// What the deciding rule allows beyond the operation itself.
+struct Permit {
+    rule: u16,
+    operator: bool,
+    attest_seconds: u64,
+    agree_with_own: bool,
+}
+
+impl Permit {
+    const OPERATOR: Self = Self { rule: 0, operator: true, attest_seconds: u64::MAX, agree_with_own: true };
+
+    fn of(number: u16, rule: &Rule) -> Self {
+        Self {
+            rule: number,
+            operator: false,
+            attest_seconds: rule.attest_seconds,
+            agree_with_own: rule.agree_with_own,
+        }
+    }
+}
+
+fn sign(
+    store: &Store,
+    now: Now,
+    permit: &Permit,
+    key: KeyId,
+    kind: SignatureType,
+    body: &[u8],
+) -> Result<Outcome, Refusal> {
+    // An identity's attestation has an operation of its own, which reads what it signs.
+    let forbidden = NEVER_SIGNED.contains(&kind) && kind != SignatureType::IdentityChange;
+    if forbidden || (kind == SignatureType::IdentityChange && !permit.operator) {
+        return Err(Refusal::Denied);
+    }
+    let (meta, secret) = usable(store, now, key)?;
+    if !meta.usage.signs(kind) {
+        return Err(Refusal::BadArguments);
+    }
+    if kind == SignatureType::Credential {
+        let credential: Credential =
+            strict::decode(body, BODY_BYTES_MAX).map_err(|_| Refusal::BadArguments)?;
+        near(now, credential.iat)?;
+    }
+    Ok(Outcome::Signature(private::sign(secret, kind, body)))
+}
+
+/// Signs an attestation of a key in this store, made now, for no longer than the rule allows.
+///
+/// A client cannot have a key attested that it holds itself, nor one for a time when it may be gone.
+fn attest(store: &Store, now: Now, permit: &Permit, key: KeyId, body: &[u8]) -> Result<Outcome, Refusal> {
+    let (meta, secret) = usable(store, now, key)?;
+    if !meta.usage.signs(SignatureType::KeyAttest) {
+        return Err(Refusal::BadArguments);
+    }
+    let attest: KeyAttest = strict::decode(body, BODY_BYTES_MAX).map_err(|_| Refusal::BadArguments)?;
+    near(now, attest.iat)?;
+    if attest.exp <= attest.iat || attest.exp - attest.iat > permit.attest_seconds {
+        return Err(Refusal::BadArguments);
+    }
+    let attested = |key: &&Key| {
+        let meta = &key.meta;
+        meta.public[..] == attest.key[..] && meta.usage == attest.purpose.usage() && is_usable(now, meta)
+    };
+    if !store.keys().any(|key| attested(&key)) {
+        return Err(Refusal::Denied);
+    }
+    Ok(Outcome::Signature(private::sign(secret, SignatureType::KeyAttest, body)))
+}
+
+fn agree(store: &Store, now: Now, permit: &Permit, key: KeyId, peer: &[u8; 32]) -> Result<Outcome, Refusal> {
+    let (meta, secret) = usable(store, now, key)?;
+    if !meta.usage.agrees() {
+        return Err(Refusal::BadArguments);
+    }
+    let is_own = |key: &Key| key.meta.usage.agrees() && key.meta.public == *peer;
+    if !permit.agree_with_own && store.keys().any(is_own) {
+        return Err(Refusal::Denied);
+    }
+    private::agree(secret, peer).map(Outcome::Shared).map_err(|_| Refusal::Crypto)
+}
+
+fn enable(store: &mut Store, id: KeyId) -> Result<Outcome, Refusal> {
+    let meta = store.key(id).map(|key| key.meta.clone()).ok_or(Refusal::Denied)?;
+    let taken = |key: &Key| key.meta.id != id && is_named(&key.meta, &meta.label);
+    if store.keys().any(taken) {
+        return Err(Refusal::BadArguments);
+    }
+    change(store.set_active(id, true))
+}
+
+fn generate(store: &mut Store, now: Now, owner: u32, new: &NewKey<'_>) -> Result<KeyMeta, Refusal> {
+    let mut secret = Zeroizing::new([0; 32]);
+    getrandom::fill(secret.as_mut()).map_err(|_| Refusal::Backend)?;
+    insert(store, now, owner, new, None, &mut secret)
+}
+
+/// Adds a key with this private half, which is wiped.
+fn insert(
+    store: &mut Store,
+    now: Now,
+    owner: u32,
+    new: &NewKey<'_>,
+    id: Option<KeyId>,
+    secret: &mut [u8; 32],
+) -> Result<KeyMeta, Refusal> {
+    let public = private::public_half(new.usage, secret);
+    let bytes = <[u8; 32]>::try_from(public.as_bytes()).map_err(|_| Refusal::Backend)?;
+    // One key, one usage: the same secret under another name or usage would undo that. A tombstone counts.
+    let is_known = |key: &Key| {
+        let meta = &key.meta;
+        meta.public == bytes || Some(meta.id) == id || is_named(meta, new.label)
+    };
+    let known = store.keys().any(is_known);
+    let ended = new.expires.is_some_and(|expires| expires <= now.seconds());
+    if known || ended {
+        secret.zeroize();
+        return Err(Refusal::BadArguments);
+    }
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|_| Refusal::Backend)?;
+    let meta = KeyMeta {
+        id: id.unwrap_or(KeyId::from_bytes(random)),
+        state: KeyState::Active,
+        owner,
+        created: now.seconds(),
+        public: bytes,
+        ..planned(new)
+    };
+    store.insert(meta.clone(), secret).map_err(|_| Refusal::Backend)?;
+    Ok(meta)
+}
+
+/// A key as the policy sees it before it is made.
+fn planned(new: &NewKey<'_>) -> KeyMeta {
+    KeyMeta {
+        id: KeyId::from_bytes([0; 16]),
+        usage: new.usage,
+        state: KeyState::Active,
+        owner: 0,
+        created: 0,
+        expires: new.expires,
+        label: new.label.to_owned(),
+        public: [0; 32],
+    }
+}
+
+fn is_audit_key(meta: &KeyMeta) -> bool {
+    meta.label == AUDIT_LABEL && meta.state == KeyState::Active
+}
+
+/// Whether a key in use has this label.
+fn is_named(meta: &KeyMeta, label: &str) -> bool {
+    meta.state == KeyState::Active && meta.label == label
+}
+
+fn is_usable(now: Now, meta: &KeyMeta) -> bool {
+    meta.state == KeyState::Active && meta.expires.is_none_or(|expires| now.seconds() < expires)
+}
+
+fn usable(store: &Store, now: Now, key: KeyId) -> Result<(&KeyMeta, &[u8; 32]), Refusal> {
+    let key = store.key(key).filter(|key| is_usable(now, &key.meta)).ok_or(Refusal::Denied)?;
+    let secret = key.secret.as_ref().ok_or(Refusal::Denied)?;
+    Ok((&key.meta, secret.as_bytes()))
+}
+
+fn change(changed: Result<(), KeyError>) -> Result<Outcome, Refusal> {
+    match changed {
+        Ok(()) => Ok(Outcome::Done),
+        Err(KeyError::NoSuchKey(_)) => Err(Refusal::Denied),
+        Err(_) => Err(Refusal::Backend),
+    }
+}
+
+fn near(now: Now, time: u64) -> Result<(), Refusal> {
+    if time.abs_diff(now.seconds()) <= CLOCK_SKEW_SECONDS { Ok(()) } else { Err(Refusal::BadArguments) }
+}
+
+fn wish<'a>(now: Now, call: CallKind, meta: &'a KeyMeta, kind: Option<SignatureType>) -> Wish<'a> {
+    Wish { call, label: &meta.label, usage: meta.usage, kind, hour: now.hour() }
+}
+
+fn named_key(call: &Call<'_>) -> Option<KeyId> {
+    match *call {
+        Call::Public(key)
+        | Call::Sign { key, .. }
+        | Call::Attest { key, .. }
+        | Call::Agree { key, .. }
+        | Call::Destroy(key)
+        | Call::Disable(key)
+        | Call::Enable(key) => Some(key),
+        _ => None,
+    }
+}
+
+fn new_key<'a>(call: &'a Call<'a>) -> Option<&'a NewKey<'a>> {
+    match call {
+        Call::Generate(new) | Call::Import { key: new, .. } => Some(new),
+        _ => None,
+    }
+}
+
+/// How much of a rate is left: it fills up in a second, and never holds more than a second's worth.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    /// When it was looked at last, and what was left then.
+    last: Option<(Instant, f64)>,
+}
+
+impl Rate {
+    fn take(&mut self, now: Instant, per_second: u32) -> bool {
+        let full = f64::from(per_second);
+        let left = self.last.map_or(full, |(then, left)| {
+            (left + now.saturating_duration_since(then).as_secs_f64() * full).min(full)
+        });
+        let taken = left >= 1.0;
+        self.last = Some((now, if taken { left - 1.0 } else { left }));
+        taken
+    }
+}
+
+/// Wrong passphrases in a row.
+#[derive(Clone, Copy, Debug, Default)]
+struct Guesses {
+    wrong: u32,
+    wait_until: Option<Instant>,
+}
+
+impl Guesses {
+    fn check(&self, now: Instant) -> Result<(), Refusal> {
+        if self.wait_until.is_some_and(|until| now < until) { Err(Refusal::Rate) } else { Ok(()) }
+    }
+
+    fn wrong(&mut self, now: Instant) {
+        self.wrong = self.wrong.saturating_add(1);
+        if let Some(over) = self.wrong.checked_sub(FREE_GUESSES) {
+            let wait = Duration::from_secs(1 << over.min(12)).min(GUESS_WAIT_MAX);
+            self.wait_until = Some(now + wait);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The key service as a process: what it answers, to whom, and what it keeps from everybody.
+
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
+mod audit;
+mod crash;
+mod harness;
+mod host;
+mod node;
+mod peer;
+mod policy;
