@@ -4,7 +4,7 @@
 //! A server ends with its [`Server`], and with the process that started it, however that ends.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +17,11 @@ use tempfile::TempDir;
 /// How long a server may take until it answers: the slowest needs some seconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(5);
+/// How often a server that ends at once is started on other ports.
+const ATTEMPTS: usize = 3;
+/// Ports are taken from here. Above begin those that the system gives to outgoing connections, one of which could
+/// hold a server's port while it is down, or connect to itself and seem to be the server.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
 /// What can be started.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -74,10 +79,33 @@ impl ServerKind {
 pub struct Server {
     kind: ServerKind,
     folder: TempDir,
-    port: u16,
-    /// Ports that only this server's own parts use.
-    inner_ports: [u16; 2],
+    /// That for clients, and two that only this server's own parts use.
+    ports: [Port; 3],
     running: Option<Child>,
+}
+
+/// A TCP port of the loopback interface that no other test takes, in this process or another.
+#[derive(Debug)]
+struct Port {
+    number: u16,
+    /// The UDP port of this number, which no server uses: holding it is the claim.
+    _claim: UdpSocket,
+}
+
+impl Port {
+    /// Claims one that nobody uses now.
+    fn claim() -> Self {
+        let mut numbers: Vec<u16> = PORTS.collect();
+        // Where to begin differs between processes; the claims settle the rest.
+        let begin = std::process::id() as usize % numbers.len();
+        numbers.rotate_left(begin);
+        let mut ports = numbers.into_iter().filter_map(|number| {
+            let claim = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+            Some(Self { number, _claim: claim })
+        });
+        ports.next().unwrap_or_else(|| panic!("no port is free"))
+    }
 }
 
 impl Server {
@@ -94,17 +122,32 @@ impl Server {
             eprintln!("{missing}");
             return None;
         }
-        let folder = TempDir::new().unwrap_or_else(|error| panic!("no folder for a server: {error}"));
-        let [port, one, other] = free_ports();
-        let mut server = Self { kind, folder, port, inner_ports: [one, other], running: None };
+        for _ in 1..ATTEMPTS {
+            let mut server = Self::prepare(kind);
+            server.launch();
+            if server.is_up() {
+                return Some(server);
+            }
+            eprintln!("{} did not start: {}", kind.package(), server.output());
+        }
+        let mut server = Self::prepare(kind);
         server.restart();
         Some(server)
+    }
+
+    fn prepare(kind: ServerKind) -> Self {
+        let folder = TempDir::new().unwrap_or_else(|error| panic!("no folder for a server: {error}"));
+        Self { kind, folder, ports: [(); 3].map(|()| Port::claim()), running: None }
     }
 
     /// Where clients find it: `nats://127.0.0.1:PORT` and the like.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("{}://127.0.0.1:{}", self.kind.scheme(), self.port)
+        format!("{}://127.0.0.1:{}", self.kind.scheme(), self.port())
+    }
+
+    fn port(&self) -> u16 {
+        self.ports[0].number
     }
 
     /// The folder with its configuration and data.
@@ -134,6 +177,11 @@ impl Server {
     /// When it does not start.
     pub fn restart(&mut self) {
         self.kill();
+        self.launch();
+        assert!(self.is_up(), "{:?} does not answer: {}", self.kind, self.output());
+    }
+
+    fn launch(&mut self) {
         let folder = self.folder.path().display().to_string();
         let program = self.kind.program().unwrap_or_default();
         let log = fs::File::create(self.folder.path().join("output.log"));
@@ -144,25 +192,33 @@ impl Server {
             ServerKind::RabbitMq => "epmd & until epmd -names >/dev/null 2>&1; do sleep 0.02; done; ",
             _ => "",
         };
-        // The shell ends them all when its input ends, which is when this process does.
-        let script = format!("{names}\"$@\" & read -r _; kill -9 0");
+        // The shell ends them all when its input ends, which is when this process does, or when the server ends.
+        let script = format!("{names}(\"$@\"; kill -9 0) & read -r _; kill -9 0");
         let mut command = Command::new("sh");
         command.args(["-c", &script, "sh"]).arg(program);
         self.configure(&mut command, &folder)
             .unwrap_or_else(|error| panic!("a server cannot be configured: {error}"));
         let child = command.stdin(Stdio::piped()).stdout(log).stderr(errors).process_group(0).spawn();
         self.running = Some(child.unwrap_or_else(|error| panic!("a server does not start: {error}")));
+    }
+
+    /// Waits until it answers, or has ended, or its time is over; whether it answers.
+    fn is_up(&mut self) -> bool {
         let until = Instant::now() + PATIENCE;
         while !self.answers() {
-            assert!(Instant::now() < until, "{:?} does not answer: {}", self.kind, self.output());
+            let has_ended = self.running.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+            if has_ended || Instant::now() >= until {
+                return false;
+            }
             sleep(POLL);
         }
+        true
     }
 
     /// Whether it accepts connections.
     #[must_use]
     pub fn answers(&self) -> bool {
-        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok()
+        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).is_ok()
     }
 
     /// What it printed since it was started.
@@ -172,7 +228,7 @@ impl Server {
     }
 
     fn configure(&self, command: &mut Command, folder: &str) -> std::io::Result<()> {
-        let port = self.port;
+        let [port, inner, other] = self.ports.each_ref().map(|port| port.number);
         let file = format!("{folder}/server.conf");
         let text = match self.kind {
             ServerKind::Nats => {
@@ -198,7 +254,7 @@ impl Server {
                 )
             }
             ServerKind::RabbitMq => {
-                let [dist, names] = self.inner_ports.map(|port| port.to_string());
+                let (dist, names) = (inner.to_string(), other.to_string());
                 let rabbit = |name: &str| format!("RABBITMQ_{name}");
                 command
                     .env("HOME", folder)
@@ -223,15 +279,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// Ports that nobody uses now. They are held all at once, so that they differ.
-fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    let held = [(); COUNT].map(|()| {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        listener.unwrap_or_else(|error| panic!("no free port: {error}"))
-    });
-    held.map(|listener| listener.local_addr().map_or(0, |address| address.port()))
 }
 
 #[cfg(test)]
