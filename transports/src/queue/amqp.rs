@@ -5,14 +5,20 @@
 //! most of its members. One that comes back as unroutable found no queue: it is declared, and the message is
 //! published again.
 //!
+//! A server notes with a delay of seconds where a new queue has its log. Killed before, it may bring the queue back
+//! empty and for ever without a leader, so a receipt promises the disk only where the queue was seen some
+//! time ago.
+//!
 //! Acknowledgements of this protocol are not answered, so one that is lost with its connection lets the message
 //! come again.
 //!
 //! Specification: docs/protocol.md §2.3.
 
 use core::fmt;
+use core::time::Duration;
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -26,14 +32,14 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPUri, AMQPUserInfo};
 use lapin::{
     Acker, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, Error,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::desk::{self, Arrival, Fetched, Slip, Source};
 use super::link::Link;
 use super::server::{ANSWER, AWAY, Backoff, DEAD_LETTERS, LIFETIME, UNUSED, admit};
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, Publish, QueueError, Server, Standing, Stored,
-    Subject, Subscription,
+    Subject, Subscription, Warning,
 };
 
 /// Seconds between signs of life.
@@ -42,12 +48,22 @@ const HEARTBEAT: u16 = 10;
 const PERSISTENT: u8 = 2;
 /// How often a queue may hand out a message: never too often. Only receivers count.
 const DELIVERIES_MAX: i64 = i32::MAX as i64;
+/// From when on a server that was killed surely finds a queue again; RabbitMQ 3.10 notes a new one after 3 s.
+const SETTLED: Duration = Duration::from_secs(10);
+/// Queues of which it is remembered when they were first seen.
+const SEEN: usize = 4096;
 /// The code with which a channel is closed.
 const GOODBYE: u16 = 200;
 
 /// Queues in a RabbitMQ server. Cheap to clone.
 #[derive(Clone)]
-pub struct AmqpQueue(Arc<Link<Arc<Session>>>);
+pub struct AmqpQueue(Arc<Shared>);
+
+struct Shared {
+    link: Link<Arc<Session>>,
+    /// When this process first knew that a queue was there.
+    seen: Mutex<HashMap<Subject, Instant>>,
+}
 
 /// A connection with the channel for publishing.
 struct Session {
@@ -83,7 +99,22 @@ impl AmqpQueue {
                 Ok(Arc::new(Session { connection, channel }))
             }
         };
-        Ok(Self(Arc::new(Link::new(dial).await?)))
+        let link = Link::new(dial).await?;
+        Ok(Self(Arc::new(Shared { link, seen: Mutex::default() })))
+    }
+
+    /// What a message survives that the server confirmed now.
+    fn durability(&self, subject: &Subject, is_new: bool) -> Durability {
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_new {
+            seen.remove(subject);
+        }
+        if seen.len() >= SEEN && !seen.contains_key(subject) {
+            // What is forgotten only counts as new for a while.
+            seen.clear();
+        }
+        let first = *seen.entry(subject.clone()).or_insert_with(Instant::now);
+        if first.elapsed() < SETTLED { Durability::BrokerMemory } else { Durability::BrokerDisk }
     }
 
     async fn store(&self, message: Publish) -> Result<Stored, QueueError> {
@@ -93,7 +124,7 @@ impl AmqpQueue {
             .with_delivery_mode(PERSISTENT)
             .with_message_id(message.mid.to_string().into())
             .with_expiration(ttl.to_string().into());
-        let (number, session) = self.0.get(AWAY).await?;
+        let (number, session) = self.0.link.get(AWAY).await?;
         let publish = || async {
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let (exchange, queue) = (ShortString::default(), name(&message.subject));
@@ -105,28 +136,28 @@ impl AmqpQueue {
         let publishing = async {
             let confirmed = publish().await?;
             if !matches!(confirmed, Confirmation::Ack(Some(_))) {
-                return Ok(confirmed);
+                return Ok::<_, Error>((confirmed, false));
             }
             declare(&session.channel, &message.subject).await?;
-            publish().await
+            Ok((publish().await?, true))
         };
         match timeout(ANSWER, publishing).await {
-            Ok(Ok(Confirmation::Ack(None))) => {
-                Ok(Stored { durability: Durability::BrokerDisk, is_duplicate: false })
+            Ok(Ok((Confirmation::Ack(None), is_new))) => {
+                Ok(Stored { durability: self.durability(&message.subject, is_new), is_duplicate: false })
             }
             // Refused by a bound that somebody set on the queue.
-            Ok(Ok(Confirmation::Nack(_))) => {
+            Ok(Ok((Confirmation::Nack(_), _))) => {
                 Err(QueueError::QuotaExceeded { quota: "the queue's length", limit: 0 })
             }
             Ok(Ok(_)) => Err(QueueError::Unreachable(None)),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "AMQP");
-                self.0.broke(number).await;
+                self.0.link.broke(number).await;
                 Err(QueueError::Unknown)
             }
             Err(_) => {
                 // Whether the connection is alive shows on a new one.
-                self.0.broke(number).await;
+                self.0.link.broke(number).await;
                 Err(QueueError::Unknown)
             }
         }
@@ -147,7 +178,7 @@ impl Broker for AmqpQueue {
             let count = u16::try_from(prefetch.max(1)).unwrap_or(u16::MAX);
             let mut consuming =
                 Consuming { queue: self.clone(), subject: subject.clone(), prefetch: count, open: None };
-            let (_, session) = self.0.get(AWAY).await?;
+            let (_, session) = self.0.link.get(AWAY).await?;
             consuming.open = Some(consuming.consume(&session).await.map_err(failed)?);
             Ok(desk::open(Arc::new(self.clone()), subject, consuming, count.into()))
         })
@@ -158,7 +189,15 @@ impl Server for AmqpQueue {
     fn standing(&self) -> Standing {
         // What it takes is asked for with each message and queue, and refused by a server that has it not.
         let software = "AMQP 0-9-1, quorum queues".to_owned();
-        Standing { software, durability: Durability::BrokerDisk, warnings: Vec::new() }
+        let young = Warning::new(
+            format!(
+                "a server killed within {} s of making a mailbox may lose it, and what its receipts call \
+                 broker-memory",
+                SETTLED.as_secs()
+            ),
+            "rabbitmqctl delete_queue NAME for one that has no leader then; it is made again",
+        );
+        Standing { software, durability: Durability::BrokerDisk, warnings: vec![young] }
     }
 }
 
@@ -191,14 +230,14 @@ impl Consuming {
     async fn again(&mut self) {
         let mut backoff = Backoff::new();
         loop {
-            let (number, session) = self.queue.0.wait().await;
+            let (number, session) = self.queue.0.link.wait().await;
             match timeout(ANSWER, self.consume(&session)).await {
                 Ok(Ok(open)) => return self.open = Some(open),
                 Ok(Err(error)) => tracing::debug!(subject = %self.subject, %error, "AMQP: no messages yet"),
                 Err(_) => {}
             }
             if !session.connection.status().connected() {
-                self.queue.0.broke(number).await;
+                self.queue.0.link.broke(number).await;
             }
             sleep(backoff.pause()).await;
         }
