@@ -35,7 +35,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("onward-keyd", &["onward-channels", "onward-keys"]),
     ("onward-cli", &["onward"]),
-    ("xtask", &[]),
+    // It installs the servers that tests start.
+    ("xtask", &[TRIALS]),
     (TRIALS, &[]),
 ];
 

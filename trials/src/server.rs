@@ -195,7 +195,7 @@ impl Server {
         // The shell ends them all when its input ends, which is when this process does, or when the server ends.
         let script = format!("{names}(\"$@\"; kill -9 0) & read -r _; kill -9 0");
         let mut command = Command::new("sh");
-        command.args(["-c", &script, "sh"]).arg(program);
+        command.args(["-c", &script, "sh"]).arg(program).current_dir(self.folder.path());
         self.configure(&mut command, &folder)
             .unwrap_or_else(|error| panic!("a server cannot be configured: {error}"));
         let child = command.stdin(Stdio::piped()).stdout(log).stderr(errors).process_group(0).spawn();
