@@ -215,6 +215,19 @@ impl Server {
         true
     }
 
+    /// Runs `rabbitmqctl` with these words for this server; what it printed. Blocks.
+    ///
+    /// # Panics
+    /// When it does not succeed.
+    #[must_use]
+    pub fn rabbitmqctl(&self, words: &[&str]) -> String {
+        let mut command = Command::new(self.kind.program().unwrap_or_default().with_file_name("rabbitmqctl"));
+        self.name_rabbit(command.args(words).stdin(Stdio::null()));
+        let said = command.output().unwrap_or_else(|error| panic!("rabbitmqctl does not start: {error}"));
+        assert!(said.status.success(), "rabbitmqctl {words:?}: {said:?}");
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    }
+
     /// Whether it accepts connections.
     #[must_use]
     pub fn answers(&self) -> bool {
@@ -227,8 +240,18 @@ impl Server {
         fs::read_to_string(self.folder.path().join("output.log")).unwrap_or_default()
     }
 
+    /// Says which RabbitMQ is meant, and where its name and its secret are found.
+    fn name_rabbit<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let [port, _, names] = self.ports.each_ref().map(|port| port.number.to_string());
+        command
+            .env("HOME", self.folder.path())
+            .env("ERL_EPMD_PORT", names)
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODENAME", format!("onward{port}@localhost"))
+    }
+
     fn configure(&self, command: &mut Command, folder: &str) -> std::io::Result<()> {
-        let [port, inner, other] = self.ports.each_ref().map(|port| port.number);
+        let [port, inner, _] = self.ports.each_ref().map(|port| port.number);
         let file = format!("{folder}/server.conf");
         let text = match self.kind {
             ServerKind::Nats => {
@@ -254,14 +277,9 @@ impl Server {
                 )
             }
             ServerKind::RabbitMq => {
-                let (dist, names) = (inner.to_string(), other.to_string());
                 let rabbit = |name: &str| format!("RABBITMQ_{name}");
-                command
-                    .env("HOME", folder)
-                    .env("ERL_EPMD_PORT", names)
-                    .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-                    .env(rabbit("NODENAME"), format!("onward{port}@localhost"))
-                    .env(rabbit("DIST_PORT"), dist)
+                self.name_rabbit(command)
+                    .env(rabbit("DIST_PORT"), inner.to_string())
                     .env(rabbit("CONF_ENV_FILE"), "/dev/null")
                     .env(rabbit("CONFIG_FILE"), &file)
                     .env(rabbit("ENABLED_PLUGINS_FILE"), format!("{folder}/plugins"))

@@ -2,6 +2,8 @@
 //! themselves; and what is left of messages when these are killed.
 #![allow(clippy::unwrap_used, reason = "unwrapping is how a test fails")]
 
+mod names;
+mod poison;
 mod restart;
 
 use std::sync::Arc;
@@ -10,6 +12,9 @@ use std::time::Duration;
 use onward_transports::queue::conformance::{self, Abilities};
 use onward_transports::queue::{self, Durability};
 use onward_trials::{Server, ServerKind};
+
+/// How long anything may take on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A server of this kind and a connection to it, if it is installed.
 async fn broker(kind: ServerKind) -> Option<(Server, Arc<dyn queue::Server>)> {

@@ -10,10 +10,10 @@ use onward_transports::queue::{Broker, Durability, Lane, Publish, QueueError, Qu
 use onward_trials::{Event, Id, Ledger, Row, ServerKind, size};
 use tokio::time::{sleep, timeout};
 
+use crate::PATIENCE;
+
 /// Messages under way at once.
 const WINDOW: u64 = 16;
-/// How long anything may take on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a broker keeps back what somebody had who is gone.
 const LEASE: Duration = Duration::from_secs(30);
 
