@@ -319,6 +319,11 @@ pub(crate) enum IdentityCommand {
     Create {
         #[arg(default_value = "default")]
         name: String,
+        /// Keep its private keys in the key service, whose passphrase is asked for
+        #[arg(long)]
+        keyd: bool,
+        #[command(flatten)]
+        at: AtService,
     },
     /// Print identifiers
     Show {

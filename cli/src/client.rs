@@ -1,19 +1,37 @@
 //! What commands share that send messages: a short-lived node, names that stand for routes and peers.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
-use onward::{Identifier, Identity, Kind, Node, NodeError, Route, Trust, VerifiedHistory};
+use onward::{Identifier, Identity, Kind, Node, NodeBuilder, NodeError, Route, Trust, VerifiedHistory};
 
+use crate::commands::keyd::{service_client, unlocked};
 use crate::error::{CliError, Code};
 use crate::state::State;
 
-/// Starts a node for one command; with a state directory if it needs an identity.
-pub(crate) async fn start_node(name: &str, state_dir: Option<PathBuf>) -> Result<Node, CliError> {
-    let builder = Node::builder(name);
-    let builder = match state_dir {
-        Some(dir) => builder.state_dir(dir),
-        None => builder,
+/// Starts a node without a kept identity.
+pub(crate) async fn start_node(name: &str) -> Result<Node, CliError> {
+    start(Node::builder(name)).await
+}
+
+/// Starts a node that can use `identity`, whose keys are in its directory or in a key service.
+pub(crate) async fn start_node_with(state: &State, name: &str, identity: &str) -> Result<Node, CliError> {
+    let builder = Node::builder(name).state_dir(state.identity_dir(identity)?);
+    match state.service_of(identity) {
+        Some(service) => start(builder.vault(Arc::new(service_client(&service, identity)?))).await,
+        None => start(builder).await,
+    }
+}
+
+/// As [`start_node_with`], for what changes the identity itself: keys in a service then need the passphrase.
+pub(crate) async fn start_node_to_change(state: &State, identity: &str) -> Result<Node, CliError> {
+    let Some(service) = state.service_of(identity) else {
+        return start_node_with(state, "identity", identity).await;
     };
+    let operator = unlocked(service_client(&service, identity)?).await?;
+    start(Node::builder("identity").state_dir(state.identity_dir(identity)?).vault(Arc::new(operator))).await
+}
+
+async fn start(builder: NodeBuilder) -> Result<Node, CliError> {
     builder.start().await.map_err(|error| match error {
         NodeError::StateInUse(_) => CliError::node(Code::IdentityInUse, "the identity is in use", error),
         NodeError::State { .. } => {
@@ -27,7 +45,12 @@ pub(crate) async fn start_node(name: &str, state_dir: Option<PathBuf>) -> Result
 pub(crate) async fn identity(state: &State, node: &Node, name: &str) -> Result<Identity, CliError> {
     let identity = node.load_or_create_identity(name).await;
     let identity = identity.map_err(|error| {
-        CliError::node(Code::Identity, format!("identity `{name}` cannot be used"), error)
+        let what = format!("identity `{name}` cannot be used");
+        match state.service_of(name) {
+            Some(_) => CliError::node(Code::KeyRefused, what, error)
+                .help("onward keyd status; a rule of the service's policy must allow what a program does with its keys"),
+            None => CliError::node(Code::Identity, what, error),
+        }
     })?;
     state.publish_history(name, &identity.export())?;
     Ok(identity)

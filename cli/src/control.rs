@@ -306,7 +306,7 @@ impl ControlClient {
     /// # Errors
     /// [`Code::NoNode`], [`Code::WhichNode`] and [`Code::Control`].
     pub(crate) async fn connect(state: &State, name: Option<&str>) -> Result<Self, CliError> {
-        let node = crate::client::start_node("cli", None).await?;
+        let node = crate::client::start_node("cli").await?;
         Self::connect_from(node, state, name).await
     }
 

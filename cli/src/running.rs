@@ -39,8 +39,10 @@ impl Running {
             None => None,
         };
         let identity_name = plan.identity.as_deref().unwrap_or(name);
-        let state_dir = trust.as_ref().map(|_| state.identity_dir(identity_name)).transpose()?;
-        let node = client::start_node(name, state_dir).await?;
+        let node = match &trust {
+            Some(_) => client::start_node_with(state, name, identity_name).await?,
+            None => client::start_node(name).await?,
+        };
 
         for hop in &plan.hop {
             node.start_hop(hop).map_err(|error| worker_failed(hop, error))?;

@@ -5,6 +5,7 @@
 //!   routes.toml            the route book: name = "route"
 //!   peers.toml             known peers: name = "identifier"
 //!   identities/NAME/       keys of one identity, its `public` history, and the histories of peers it has seen
+//!   identities/NAME/service   the directory of the key service that has its keys, if one has
 //!   nodes/NAME/lock        held as long as the node runs; says its process id
 //!   nodes/NAME/control.sock
 //!   nodes/NAME/log         what a node in the background says
@@ -14,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,6 +23,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{CliError, Code};
+
+/// The file of an identity that says which key service has its keys.
+const SERVICE_NAME: &str = "service";
 
 /// The state directory of one person.
 #[derive(Clone, Debug)]
@@ -74,6 +79,19 @@ impl State {
     /// The directory of an identity, made if need be.
     pub(crate) fn identity_dir(&self, name: &str) -> Result<PathBuf, CliError> {
         self.sub_dir("identities", name)
+    }
+
+    /// Notes that the keys of an identity are in the key service in `service`, and not in its directory.
+    pub(crate) fn keep_in_service(&self, name: &str, service: &Path) -> Result<(), CliError> {
+        let path = self.identity_dir(name)?.join(SERVICE_NAME);
+        let service = std::path::absolute(service).unwrap_or_else(|_| service.to_owned());
+        write_whole(&path, service.as_os_str().as_bytes()).map_err(|error| unwritable(&path, error))
+    }
+
+    /// Where the key service is that has the keys of an identity; `None` if they are in its directory.
+    pub(crate) fn service_of(&self, name: &str) -> Option<PathBuf> {
+        let path = self.home.join("identities").join(name).join(SERVICE_NAME);
+        fs::read(path).ok().map(|bytes| std::ffi::OsString::from_vec(bytes).into())
     }
 
     /// Keeps the public history of an identity where it can be read while its keys are in use.

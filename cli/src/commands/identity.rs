@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::keyd;
 use crate::args::IdentityCommand;
 use crate::client;
 use crate::error::{CliError, Code};
@@ -11,13 +12,22 @@ use crate::state::{State, checked_name};
 
 pub(crate) async fn run(state: &State, command: IdentityCommand, output: Output) -> Result<(), CliError> {
     match command {
-        IdentityCommand::Create { name } => {
+        IdentityCommand::Create { name, keyd, at } => {
             if state.public_history(checked_name(&name)?).is_some() {
                 return Err(CliError::new(Code::Identity, format!("identity `{name}` exists already"))
                     .help(format!("onward identity show {name} prints it; rotate replaces its key")));
             }
-            let node = client::start_node("identity", Some(state.identity_dir(&name)?)).await?;
+            if keyd {
+                state.keep_in_service(&name, &keyd::service_dir(state, &at))?;
+            }
+            let node = client::start_node_to_change(state, &name).await?;
             client::identity(state, &node, &name).await?;
+            if keyd {
+                output.say(&format!(
+                    "its keys are used as the policy of the key service allows:\n{}",
+                    rule(&name)
+                ));
+            }
             show(state, &name, output)
         }
         IdentityCommand::Show { name: Some(name) } => show(state, &name, output),
@@ -34,14 +44,14 @@ pub(crate) async fn run(state: &State, command: IdentityCommand, output: Output)
         }
         IdentityCommand::Introduce { name } => {
             let (identifier, _) = public(state, &name)?;
-            let node = client::start_node("identity", Some(state.identity_dir(&name)?)).await?;
+            let node = client::start_node_with(state, "identity", &name).await?;
             let identity = client::identity(state, &node, &name).await?;
             let text = introduction_text(&identity.introduction());
             output.object(&text, json!({ "name": name, "identifier": identifier, "introduction": text }))
         }
         IdentityCommand::Rotate { name } => {
             public(state, &name)?;
-            let node = client::start_node("identity", Some(state.identity_dir(&name)?)).await?;
+            let node = client::start_node_to_change(state, &name).await?;
             let rotated = node.rotate_identity(&name).await;
             let identity = rotated.map_err(|error| {
                 CliError::node(Code::Identity, format!("identity `{name}` keeps its key"), error)
@@ -59,6 +69,11 @@ pub(crate) async fn run(state: &State, command: IdentityCommand, output: Output)
 fn show(state: &State, name: &str, output: Output) -> Result<(), CliError> {
     let (identifier, _) = public(state, name)?;
     output.object(&identifier, json!({ "name": name, "identifier": identifier }))
+}
+
+/// The rule of a policy without which a program cannot use an identity's keys.
+fn rule(name: &str) -> String {
+    format!("[[rule]]\nname = \"{name}\"\nlabels = [\"{name}/*\"]\nops = [\"public\", \"agree\", \"attest\"]")
 }
 
 /// The identifier and the public history of an identity.

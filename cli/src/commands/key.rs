@@ -7,7 +7,7 @@ use onward::{KeyClient, KeyId, KeyMeta, KeyState, KeyUsage, NewKey, Vault as _, 
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::keyd::{client, failed, operator};
+use super::keyd::{client, failed, operator, service_dir};
 use crate::args::KeyCommand;
 use crate::error::{CliError, Code};
 use crate::output::{Output, Table};
@@ -74,7 +74,8 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
         }
         KeyCommand::Import { at, identity } => {
             let operator = operator(state, &at).await?;
-            import(state, &operator, &identity, output).await
+            import(state, &operator, &identity, output).await?;
+            state.keep_in_service(&identity, &service_dir(state, &at))
         }
     }
 }
@@ -87,7 +88,8 @@ async fn import(state: &State, operator: &KeyClient, identity: &str, output: Out
         table.row(row(&key));
     }
     output.say(&format!(
-        "the files in {} are still there: erase them once the service is backed up",
+        "identity `{identity}` uses the service from now on; its files are still in {}: erase them once the service is \
+         backed up",
         directory.display()
     ));
     output.table(&table)

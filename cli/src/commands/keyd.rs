@@ -52,17 +52,25 @@ pub(crate) fn service_dir(state: &State, at: &AtService) -> PathBuf {
 
 /// A client of the service. Whoever owns the socket's directory is who may answer there.
 pub(crate) fn client(state: &State, at: &AtService) -> Result<KeyClient, CliError> {
-    let directory = service_dir(state, at);
-    let owner = std::fs::metadata(&directory).map(|found| found.uid()).map_err(|error| {
+    service_client(&service_dir(state, at), "onward")
+}
+
+/// A client of the service in `directory`, whose keys it labels `LABEL/…`.
+pub(crate) fn service_client(directory: &Path, label: &str) -> Result<KeyClient, CliError> {
+    let owner = std::fs::metadata(directory).map(|found| found.uid()).map_err(|error| {
         CliError::new(Code::KeydUnreachable, format!("there is no key service in {}", directory.display()))
             .because(error)
     })?;
-    Ok(KeyClient::new(&directory.join("keyd.sock"), owner, "onward"))
+    Ok(KeyClient::new(&directory.join("keyd.sock"), owner, label))
 }
 
 /// A client that has shown the passphrase.
 pub(crate) async fn operator(state: &State, at: &AtService) -> Result<KeyClient, CliError> {
-    let client = client(state, at)?;
+    unlocked(client(state, at)?).await
+}
+
+/// The client, after the passphrase was asked for and shown.
+pub(crate) async fn unlocked(client: KeyClient) -> Result<KeyClient, CliError> {
     let passphrase = passphrase::ask(false)?;
     let unlocked = client.unlock(&passphrase, false).await;
     unlocked.map_err(|error| failed("the passphrase was not taken", error))?;

@@ -108,8 +108,10 @@ async fn prepare(state: &State, message: &Message) -> Result<Ready, CliError> {
         }
     };
     let name = message.identity.as_deref();
-    let state_dir = name.filter(|_| peer.is_some()).map(|name| state.identity_dir(name)).transpose()?;
-    let node = client::start_node("ask", state_dir).await?;
+    let node = match name.filter(|_| peer.is_some()) {
+        Some(name) => client::start_node_with(state, "ask", name).await?,
+        None => client::start_node("ask").await?,
+    };
     let shown = route.to_string();
     let (route, control) = match client::begins_with_endpoint(&route) {
         true => (route, None),

@@ -75,7 +75,7 @@ async fn on_running_node(
 ) -> Result<(), CliError> {
     let trust = client::trust(state, &serve.trust, serve.trust_any)?;
     let identity_name = serve.identity.as_deref().unwrap_or(&serve.name);
-    let node = client::start_node(&serve.name, Some(state.identity_dir(identity_name)?)).await?;
+    let node = client::start_node_with(state, &serve.name, identity_name).await?;
     let control = match ControlClient::connect_from(node.clone(), state, serve.node.as_deref()).await {
         Err(error) if error.code() == Code::NoNode && serve.node.is_none() => {
             return Err(error.help(format!(

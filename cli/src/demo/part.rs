@@ -171,7 +171,7 @@ async fn start_end(name: &str, keys: Option<&KeysAt>) -> Result<(Node, Identity)
     if let Some(keys) = keys {
         return keys.start_node(name).await;
     }
-    let node = start_node(name, None).await?;
+    let node = start_node(name).await?;
     let identity = node.create_identity().await.map_err(|error| failed("has no identity").because(error))?;
     Ok((node, identity))
 }
@@ -247,7 +247,7 @@ impl Worker for Shopper {
 
 async fn hop(lines: &mut Lines) -> Result<(), CliError> {
     let Some(orders) = lines.next::<Orders>().await? else { return Ok(()) };
-    let node = start_node(&orders.name, None).await?;
+    let node = start_node(&orders.name).await?;
     node.start_hop(&orders.name).map_err(|error| failed("cannot start its hop").because(error))?;
     let (listener, endpoint, record) = match orders.udp {
         true => listen_udp(&node, &orders.name).await?,
@@ -458,7 +458,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_reaches_the_unexposed_worker_is_counted() {
-        let (node, peer) = (start_node("one", None).await.unwrap(), start_node("two", None).await.unwrap());
+        let (node, peer) = (start_node("one").await.unwrap(), start_node("two").await.unwrap());
         let canary = Canary::start(&node).await.unwrap();
         let listener = node.listen_tcp("127.0.0.1:0").await.unwrap();
         let route = || peer.route(&format!("{} => {CANARY}", listener.name())).unwrap();

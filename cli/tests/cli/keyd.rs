@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Once;
 
-use crate::harness::{Done, Home};
+use crate::harness::{Done, Home, text};
 
 /// The service's program lies beside `onward`, but cargo builds it with another package.
 fn build_service() {
@@ -121,6 +121,54 @@ fn the_keys_of_a_development_identity_are_taken_over_under_their_names() {
     assert!(usages.contains(&"channel-static"));
     let again = service.home.run_with_input(&["key", "import", "shop"], PASSPHRASE);
     again.fails("E0703", 77);
+}
+
+/// The policy under which programs use the keys of `shop`.
+const SHOP: &str = "version = 1\n[[rule]]\nname = \"shop\"\nlabels = [\"shop/*\"]\nops = [\"public\", \"agree\", \"attest\"]";
+
+#[test]
+fn an_identity_whose_keys_are_in_the_service_serves_and_is_rotated() {
+    let service = Service::start();
+    let made = service.operate(&["identity", "create", "shop", "--keyd"]);
+    let identity = service.home.path().join("identities/shop");
+    assert!(!identity.join("keys").exists(), "no key is in a file");
+    let words =
+        ["serve", "echo", "--echo", "--listen", "tcp:127.0.0.1:0", "--trust-any", "--identity", "shop"];
+    service.run(&words).fails("E0703", 77);
+    std::fs::write(service.home.path().join("keyd/policy.toml"), SHOP).unwrap();
+    service.json(&["keyd", "reload"]);
+    let (server, said) = service.home.start(&words);
+    assert_eq!(said["identifier"], made["identifier"]);
+    let route = format!("{} => secure => echo", text(&said["endpoint"]));
+    let ask = ["ask", &route, "hello", "--peer", text(&made["identifier"])];
+    assert_eq!(Home::new().run(&ask).ok(), "hello");
+    // Without the service no channel is opened, and no key is found elsewhere.
+    service.json(&["keyd", "lock"]);
+    assert_ne!(Home::new().run(&[&ask[..], &["--deadline", "2s"]].concat()).code, 0);
+    service.operate(&["keyd", "unlock"]);
+    assert_eq!(Home::new().run(&ask).ok(), "hello");
+    server.signal("TERM");
+    server.end();
+    // Who has no passphrase changes no identity.
+    service.run(&["identity", "rotate", "shop"]).fails("E0110", 1);
+    let rotated = service.operate(&["identity", "rotate", "shop"]);
+    assert_eq!(rotated["identifier"], made["identifier"]);
+    assert!(!identity.join("keys").exists());
+}
+
+#[test]
+fn an_identity_that_was_taken_over_uses_the_service() {
+    let service = Service::start();
+    let made = service.json(&["identity", "create", "shop"]);
+    service.operate(&["key", "import", "shop"]);
+    std::fs::remove_dir_all(service.home.path().join("identities/shop/keys")).unwrap();
+    std::fs::write(service.home.path().join("keyd/policy.toml"), SHOP).unwrap();
+    service.json(&["keyd", "reload"]);
+    let words =
+        ["serve", "echo", "--echo", "--listen", "tcp:127.0.0.1:0", "--trust-any", "--identity", "shop"];
+    let (_server, said) = service.home.start(&words);
+    let route = format!("{} => secure => echo", text(&said["endpoint"]));
+    assert_eq!(Home::new().run(&["ask", &route, "hello", "--peer", text(&made["identifier"])]).ok(), "hello");
 }
 
 #[test]
