@@ -299,7 +299,7 @@ pub(crate) async fn connect(name: &str, address: &BrokerAddress) -> Result<Arc<d
     queue::connect(address).await.map_err(|error| {
         let help = match &error {
             QueueError::NotPrivate(_) => "chmod 600 the file with the credentials",
-            QueueError::Credentials(_) => "write USER:PASSWORD into the file that ?credentials= names",
+            QueueError::Credentials(_) => "write USER:PASSWORD into the file that ?credentials= names, and certificates into that of ?ca=",
             QueueError::Refused(_) => "check the credentials, and that the broker allows queues",
             _ => "check that the broker runs and can be reached",
         };

@@ -42,6 +42,8 @@ mod redis;
     allow(dead_code, reason = "there is no kind of broker then")
 )]
 mod server;
+#[cfg(any(feature = "mqtt", feature = "nats", feature = "redis"))]
+mod socket;
 mod subject;
 mod transport;
 

@@ -81,6 +81,8 @@ pub struct Server {
     folder: TempDir,
     /// That for clients, and two that only this server's own parts use.
     ports: [Port; 3],
+    /// Whether it speaks TLS only.
+    is_encrypted: bool,
     running: Option<Child>,
 }
 
@@ -116,28 +118,43 @@ impl Server {
     /// When it does not start, or is not installed although `CI=true` asks for everything.
     #[must_use]
     pub fn start(kind: ServerKind) -> Option<Self> {
-        if kind.program().is_none() {
-            let missing = format!("{} is not installed: NOT tested with it", kind.package());
-            assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "{missing}");
-            eprintln!("{missing}");
-            return None;
-        }
+        is_installed(kind).then(|| Self::start_with(kind, None))
+    }
+
+    /// As [`start`](Self::start), for a server that speaks TLS only, with this certificate and its key (PEM).
+    ///
+    /// # Panics
+    /// As for `start`, and for RabbitMQ.
+    #[must_use]
+    pub fn start_encrypted(kind: ServerKind, certificate: &str, key: &str) -> Option<Self> {
+        assert!(kind != ServerKind::RabbitMq, "RabbitMQ is not started with TLS here");
+        is_installed(kind).then(|| Self::start_with(kind, Some((certificate, key))))
+    }
+
+    fn start_with(kind: ServerKind, certified: Option<(&str, &str)>) -> Self {
         for _ in 1..ATTEMPTS {
-            let mut server = Self::prepare(kind);
+            let mut server = Self::prepare(kind, certified);
             server.launch();
             if server.is_up() {
-                return Some(server);
+                return server;
             }
             eprintln!("{} did not start: {}", kind.package(), server.output());
         }
-        let mut server = Self::prepare(kind);
+        let mut server = Self::prepare(kind, certified);
         server.restart();
-        Some(server)
+        server
     }
 
-    fn prepare(kind: ServerKind) -> Self {
+    fn prepare(kind: ServerKind, certified: Option<(&str, &str)>) -> Self {
         let folder = TempDir::new().unwrap_or_else(|error| panic!("no folder for a server: {error}"));
-        Self { kind, folder, ports: [(); 3].map(|()| Port::claim()), running: None }
+        for (name, text) in
+            certified.into_iter().flat_map(|(one, other)| [("server.pem", one), ("server.key", other)])
+        {
+            let written = fs::write(folder.path().join(name), text);
+            written.unwrap_or_else(|error| panic!("no file for a server: {error}"));
+        }
+        let ports = [(); 3].map(|()| Port::claim());
+        Self { kind, folder, ports, is_encrypted: certified.is_some(), running: None }
     }
 
     /// Where clients find it: `nats://127.0.0.1:PORT` and the like.
@@ -256,13 +273,24 @@ impl Server {
         let text = match self.kind {
             ServerKind::Nats => {
                 command.args(["-c", &file]);
+                let tls = format!(
+                    "tls {{ cert_file: \"{folder}/server.pem\", key_file: \"{folder}/server.key\" }}\n"
+                );
                 format!(
                     "listen: 127.0.0.1:{port}\nmax_payload: 2MB\n\
-                     jetstream {{ store_dir: \"{folder}\", max_file_store: 8GB }}\n"
+                     jetstream {{ store_dir: \"{folder}\", max_file_store: 8GB }}\n{}",
+                    if self.is_encrypted { &tls } else { "" }
                 )
             }
             ServerKind::Redis => {
                 command.arg(&file);
+                let port = match self.is_encrypted {
+                    true => format!(
+                        "0\ntls-port {port}\ntls-cert-file {folder}/server.pem\n\
+                         tls-key-file {folder}/server.key\ntls-auth-clients no"
+                    ),
+                    false => port.to_string(),
+                };
                 format!(
                     "bind 127.0.0.1\nport {port}\ndir {folder}\nsave \"\"\n\
                      appendonly yes\nappendfsync always\n"
@@ -270,8 +298,10 @@ impl Server {
             }
             ServerKind::Mosquitto => {
                 command.args(["-c", &file]);
+                let tls = format!("certfile {folder}/server.pem\nkeyfile {folder}/server.key\n");
+                let tls = if self.is_encrypted { &tls } else { "" };
                 format!(
-                    "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
+                    "listener {port} 127.0.0.1\n{tls}allow_anonymous true\nuser root\npersistence true\n\
                      persistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n\
                      max_queued_messages 0\nset_tcp_nodelay true\n"
                 )
@@ -291,6 +321,20 @@ impl Server {
         };
         fs::write(&file, text)
     }
+}
+
+/// Whether a server is installed; says so where it is not.
+///
+/// # Panics
+/// When it is not although `CI=true` asks for everything.
+fn is_installed(kind: ServerKind) -> bool {
+    if kind.program().is_some() {
+        return true;
+    }
+    let missing = format!("{} is not installed: NOT tested with it", kind.package());
+    assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "{missing}");
+    eprintln!("{missing}");
+    false
 }
 
 impl Drop for Server {

@@ -280,7 +280,7 @@ async fn by_broker(
     broker: &BrokerAddress,
 ) -> Result<(String, Ready), CliError> {
     let [first, last] = hops;
-    let broker = broker.with_credentials();
+    let broker = broker.with_files();
     last.tell(&Orders { name: HOPS[1].to_owned(), broker: broker.clone(), ..Orders::default() }).await?;
     let keeper: Ready = last.hear().await?;
     service.tell(&Orders { trust: client.identifier, broker, keys, ..Orders::default() }).await?;

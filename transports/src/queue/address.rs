@@ -1,4 +1,5 @@
-//! Where a broker is, and where what it wants to be told stands: `SCHEME://HOST[:PORT][?credentials=FILE]`.
+//! Where a broker is, whom to trust to be it, and where what it wants to be told stands:
+//! `SCHEME://HOST[:PORT][?ca=FILE][&credentials=FILE]`.
 //!
 //! An address is shown in lists and logs, so it has no place for a secret: user and password are read from a
 //! file that nobody else may read, at each connection, and are kept by nothing here.
@@ -11,7 +12,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::QueueError;
@@ -66,9 +67,12 @@ pub enum BrokerAddressError {
     /// A user or a password stands in it.
     #[error("no secret stands in an address: write ?credentials=FILE")]
     Secret,
-    /// Behind the `?` there is only `credentials=FILE`.
-    #[error("behind the ? of a broker there is only credentials=FILE")]
+    /// Behind the `?` there are only `ca=FILE` and `credentials=FILE`, joined by `&`.
+    #[error("behind the ? of a broker there are only ca=FILE and credentials=FILE")]
     Option,
+    /// `ca=FILE` with a kind of broker that is not spoken to by TLS here.
+    #[error("there is no TLS for amqp:// here: reach it through a tunnel")]
+    Tls,
 }
 
 /// Where a broker is.
@@ -77,6 +81,7 @@ pub struct BrokerAddress {
     kind: BrokerKind,
     host: String,
     port: u16,
+    authorities: Option<PathBuf>,
     credentials: Option<PathBuf>,
 }
 
@@ -108,12 +113,22 @@ impl BrokerAddress {
         self.port
     }
 
-    /// The whole address: what [`Display`](fmt::Display) shows, and the file with the credentials.
+    /// The file with the authorities (PEM) one of which must have certified the broker; without it, nothing is
+    /// encrypted on the way there.
     #[must_use]
-    pub fn with_credentials(&self) -> String {
-        match &self.credentials {
-            Some(file) => format!("{self}?credentials={}", file.display()),
-            None => self.to_string(),
+    pub fn authorities(&self) -> Option<&Path> {
+        self.authorities.as_deref()
+    }
+
+    /// The whole address: what [`Display`](fmt::Display) shows, and the files.
+    #[must_use]
+    pub fn with_files(&self) -> String {
+        let files = [("ca", &self.authorities), ("credentials", &self.credentials)];
+        let named = files.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?)));
+        let options: Vec<String> = named.map(|(name, file)| format!("{name}={}", file.display())).collect();
+        match options.is_empty() {
+            true => self.to_string(),
+            false => format!("{self}?{}", options.join("&")),
         }
     }
 
@@ -157,17 +172,25 @@ impl FromStr for BrokerAddress {
         let (scheme, rest) = text.split_once("://").ok_or(BrokerAddressError::Scheme)?;
         let kind = BrokerKind::ALL.into_iter().find(|kind| kind.name() == scheme);
         let kind = kind.ok_or(BrokerAddressError::Scheme)?;
-        let (place, option) = match rest.split_once('?') {
-            Some((place, option)) => (place, Some(option)),
-            None => (rest, None),
-        };
+        let (place, options) = rest.split_once('?').map_or((rest, None), |(place, rest)| (place, Some(rest)));
         if place.contains('@') {
             return Err(BrokerAddressError::Secret);
         }
-        let credentials = option.map(|option| {
-            let file = option.strip_prefix("credentials=").filter(|file| !file.is_empty());
-            file.map(PathBuf::from).ok_or(BrokerAddressError::Option)
-        });
+        let (mut authorities, mut credentials) = (None, None);
+        for option in options.into_iter().flat_map(|options| options.split('&')) {
+            let (name, file) = option.split_once('=').ok_or(BrokerAddressError::Option)?;
+            let place = match name {
+                "ca" => &mut authorities,
+                "credentials" => &mut credentials,
+                _ => return Err(BrokerAddressError::Option),
+            };
+            if file.is_empty() || place.replace(PathBuf::from(file)).is_some() {
+                return Err(BrokerAddressError::Option);
+            }
+        }
+        if authorities.is_some() && kind == BrokerKind::Amqp {
+            return Err(BrokerAddressError::Tls);
+        }
         let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((host, "")) => (host, None),
             Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or(BrokerAddressError::Place)?)),
@@ -181,13 +204,13 @@ impl FromStr for BrokerAddress {
             return Err(BrokerAddressError::Place);
         }
         let port = port.map_or(Ok(kind.port()), str::parse).map_err(|_| BrokerAddressError::Place)?;
-        Ok(Self { kind, host: host.to_owned(), port, credentials: credentials.transpose()? })
+        Ok(Self { kind, host: host.to_owned(), port, authorities, credentials })
     }
 }
 
 impl fmt::Display for BrokerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, host, port, credentials: _ } = self;
+        let Self { kind, host, port, authorities: _, credentials: _ } = self;
         if host.contains(':') {
             write!(f, "{}://[{host}]:{port}", kind.name())
         } else {
@@ -217,6 +240,9 @@ mod tests {
         ] {
             assert_eq!(address(text).unwrap().to_string(), shown);
         }
+        for whole in ["mqtt://a:1", "nats://a:1?ca=/x", "redis://a:1?ca=/x&credentials=y"] {
+            assert_eq!(address(whole).unwrap().with_files(), whole);
+        }
     }
 
     #[test]
@@ -226,6 +252,8 @@ mod tests {
         assert_eq!(address("http://a"), Err(BrokerAddressError::Scheme));
         assert_eq!(address("nats://a?tls=no"), Err(BrokerAddressError::Option));
         assert_eq!(address("nats://a?credentials="), Err(BrokerAddressError::Option));
+        assert_eq!(address("nats://a?ca=x&ca=y"), Err(BrokerAddressError::Option));
+        assert_eq!(address("amqp://a?ca=x"), Err(BrokerAddressError::Tls));
         for text in
             ["nats://", "nats://:1", "nats://a:", "nats://a:70000", "nats://a/b", "nats://a b", "nats://[::1"]
         {

@@ -48,7 +48,7 @@ pub enum QueueError {
     /// The broker refuses it: who asks, or what is asked for.
     #[error("the broker refuses that")]
     Refused(#[source] Arc<dyn std::error::Error + Send + Sync>),
-    /// What a broker wants to be told about who connects cannot be read.
+    /// What a broker wants to be told about who connects, or whom to trust as the broker, cannot be read.
     #[error("the credentials for the broker cannot be read")]
     Credentials(#[source] Arc<io::Error>),
     /// This program was built without brokers of that kind.

@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use super::desk::{self, Arrival, Fetched, Slip, Source};
 use super::server::{ANSWER, AWAY, Backoff, LIFETIME, UNUSED, admit};
+use super::socket;
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, MESSAGE_BYTES_MAX, Publish, QueueError, Server, Standing,
     Stored, Subject, Subscription, Warning,
@@ -369,6 +370,11 @@ impl Wanted {
         };
         let place = mqtt5::Broker::tcp(self.address.host(), self.address.port());
         let mut options = MqttOptions::new(identifier, place);
+        let address = self.address.clone();
+        options.set_socket_connector(move |_, _| {
+            let address = address.clone();
+            async move { socket::dial(&address).await }
+        });
         options.set_keep_alive(KEEP_ALIVE);
         options.set_connect_timeout(ANSWER);
         options.set_max_packet_size(Some((MESSAGE_BYTES_MAX + HEAD_BYTES) as u32));

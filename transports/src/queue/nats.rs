@@ -30,6 +30,7 @@ use tokio::time::{sleep, timeout};
 
 use super::desk::{self, Arrival, Fetched, LEASE, Slip, Source};
 use super::server::{ANSWER, AWAY, Backoff, DEAD_LETTER_AGE, DEAD_LETTERS, LIFETIME, UNUSED, admit};
+use super::socket;
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, MESSAGE_BYTES_MAX, Publish, QueueError, Server,
     Standing, Stored, Subject, Subscription, Warning,
@@ -82,6 +83,8 @@ impl NatsQueue {
             .request_timeout(Some(ANSWER))
             .client_capacity(COMMANDS)
             .ping_interval(PING)
+            // Where the broker is stands in its address, and nowhere else.
+            .ignore_discovered_servers()
             .reconnect_delay_callback(Backoff::pause_before)
             .event_callback(move |event| {
                 tracing::debug!(%event, "NATS");
@@ -90,6 +93,10 @@ impl NatsQueue {
                 }
                 async {}
             });
+        let trust = socket::trust(address).map_err(|error| QueueError::Credentials(Arc::new(error)))?;
+        if let Some(trust) = trust {
+            options = options.require_tls(true).tls_client_config(trust);
+        }
         if let Some(credentials) = address.credentials()? {
             options = options.user_and_password(credentials.user, credentials.password);
         }

@@ -18,14 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo as _, Pipeline,
-    RedisConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value, cmd, pipe,
+    AsyncConnectionConfig, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisResult,
+    ServerErrorKind, Value, cmd, pipe,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::desk::{self, Arrival, Fetched, LEASE, Slip, Source};
 use super::link::Link;
 use super::server::{ANSWER, AWAY, Backoff, DEAD_LETTERS, LIFETIME, UNUSED, admit, unix_millis};
+use super::socket;
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, Publish, QueueError, Server, Standing, Stored,
     Subject, Subscription, Warning,
@@ -48,7 +49,7 @@ pub struct RedisQueue(Arc<Shared>);
 
 struct Shared {
     link: Link<MultiplexedConnection>,
-    client: Client,
+    address: Arc<BrokerAddress>,
     standing: Arc<Mutex<Standing>>,
 }
 
@@ -61,30 +62,24 @@ impl RedisQueue {
     /// # Cancel safety
     /// It is not connected then.
     pub async fn connect(address: &BrokerAddress) -> Result<Self, QueueError> {
-        let mut settings = RedisConnectionInfo::default();
-        if let Some(credentials) = address.credentials()? {
-            settings = settings.set_username(credentials.user).set_password(credentials.password);
-        }
-        let place = ConnectionAddr::Tcp(address.host().to_owned(), address.port());
-        let info = place.into_connection_info().map_err(refused)?.set_redis_settings(settings);
-        let client = Client::open(info).map_err(refused)?;
+        let address = Arc::new(address.clone());
         let standing = Arc::new(Mutex::new(Standing {
             software: String::new(),
             durability: Durability::BrokerMemory,
             warnings: Vec::new(),
         }));
-        let (dialled, seen) = (client.clone(), Arc::clone(&standing));
+        let (dialled, seen) = (Arc::clone(&address), Arc::clone(&standing));
         let dial = move || {
-            let (client, seen) = (dialled.clone(), Arc::clone(&seen));
+            let (address, seen) = (Arc::clone(&dialled), Arc::clone(&seen));
             async move {
-                let mut connection = open(&client, Some(ANSWER)).await.map_err(failed)?;
+                let mut connection = open(&address, Some(ANSWER)).await?;
                 let standing = look(&mut connection).await.map_err(failed)?;
                 *seen.lock().unwrap_or_else(PoisonError::into_inner) = standing;
                 Ok(connection)
             }
         };
         let link = Link::new(dial).await?;
-        Ok(Self(Arc::new(Shared { link, client, standing })))
+        Ok(Self(Arc::new(Shared { link, address, standing })))
     }
 
     /// Has commands executed, and answers with the first refusal if there is one. A connection that fails is
@@ -175,14 +170,14 @@ struct Reads {
 impl Reads {
     /// Begins a request, on this connection if there is one.
     fn read(&self, connection: Option<MultiplexedConnection>, most: usize) -> Reading {
-        let (client, key) = (self.queue.0.client.clone(), Arc::clone(&self.key));
+        let (address, key) = (Arc::clone(&self.queue.0.address), Arc::clone(&self.key));
         Box::pin(async move {
             let mut connection = match connection {
                 Some(connection) => connection,
                 // A request that stands takes as long as it likes.
-                None => match open(&client, Some(READ + ANSWER)).await {
+                None => match open(&address, Some(READ + ANSWER)).await {
                     Ok(connection) => connection,
-                    Err(error) => return (None, Err(error)),
+                    Err(error) => return (None, Err(io::Error::other(error).into())),
                 },
             };
             let mut read = cmd("XREADGROUP");
@@ -339,10 +334,25 @@ impl Entry {
     }
 }
 
-async fn open(client: &Client, answer: Option<Duration>) -> RedisResult<MultiplexedConnection> {
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(ANSWER)).set_response_timeout(answer);
-    client.get_multiplexed_async_connection_with_config(&config).await
+/// Connects, and says who this is. The connection is kept by a task that ends with the last handle to it.
+async fn open(
+    address: &BrokerAddress,
+    answer: Option<Duration>,
+) -> Result<MultiplexedConnection, QueueError> {
+    let mut settings = RedisConnectionInfo::default();
+    if let Some(credentials) = address.credentials()? {
+        settings = settings.set_username(credentials.user).set_password(credentials.password);
+    }
+    let config = AsyncConnectionConfig::new().set_response_timeout(answer);
+    let connecting = async {
+        let socket =
+            socket::dial(address).await.map_err(|error| QueueError::Unreachable(Some(Arc::new(error))))?;
+        let made = MultiplexedConnection::new_with_config(&settings, socket, config);
+        let (connection, driver) = made.await.map_err(failed)?;
+        tokio::spawn(driver);
+        Ok(connection)
+    };
+    timeout(ANSWER, connecting).await.unwrap_or(Err(QueueError::Unreachable(None)))
 }
 
 /// Makes a stream and its group unless they are there.

@@ -2,6 +2,7 @@
 //! themselves; and what is left of messages when these are killed.
 #![allow(clippy::unwrap_used, reason = "unwrapping is how a test fails")]
 
+mod encrypted;
 mod names;
 mod poison;
 mod restart;
