@@ -13,6 +13,7 @@ use std::fmt;
 
 use minicbor::decode::{self, Decoder};
 use minicbor::encode::Encoder;
+use zeroize::Zeroizing;
 
 use crate::strict::{self, Malformed};
 use crate::{KeyId, KeyUsage, PublicHalf, PublicKey, SharedSecret, SignatureAlgorithm, SignatureType};
@@ -31,6 +32,9 @@ pub const PASSPHRASE_BYTES_MAX: usize = 1024;
 
 /// Bytes of a body to sign, at most.
 pub const BODY_BYTES_MAX: usize = 65_535;
+
+/// Bytes of a request to the key cache or of its answer, at most: what fits into a frame.
+pub const CACHE_BYTES_MAX: usize = FRAME_BYTES_MAX - 64;
 
 /// What a client asks for.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -102,6 +106,8 @@ pub enum Call<'a> {
     Disable(KeyId),
     /// Ends a key's rest.
     Enable(KeyId),
+    /// Asks the key cache: a request as docs/protocol.md §5.4 has it, 1 to [`CACHE_BYTES_MAX`] bytes.
+    Cache(&'a [u8]),
 }
 
 /// What a key to be made is.
@@ -128,6 +134,7 @@ pub enum CallKind {
     Sign = 5,
     Agree = 8,
     Destroy = 18,
+    Cache = 22,
     Attest = 23,
     Status = 32,
     Unlock = 33,
@@ -139,7 +146,7 @@ pub enum CallKind {
 
 impl CallKind {
     /// Every operation.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Generate,
         Self::Import,
         Self::Public,
@@ -154,6 +161,7 @@ impl CallKind {
         Self::Reload,
         Self::Disable,
         Self::Enable,
+        Self::Cache,
     ];
 
     /// The operation's number on the wire.
@@ -186,6 +194,7 @@ impl CallKind {
             Self::Reload => "reload",
             Self::Disable => "disable",
             Self::Enable => "enable",
+            Self::Cache => "cache",
         }
     }
 
@@ -221,6 +230,7 @@ impl Call<'_> {
             Self::Reload => CallKind::Reload,
             Self::Disable(_) => CallKind::Disable,
             Self::Enable(_) => CallKind::Enable,
+            Self::Cache(_) => CallKind::Cache,
         }
     }
 }
@@ -275,6 +285,7 @@ impl<'a> Request<'a> {
                 }
                 Call::Agree { key, peer } => e.array(2)?.bytes(key.as_bytes())?.bytes(*peer)?.ok(),
                 Call::Attest { key, body } => e.array(2)?.bytes(key.as_bytes())?.bytes(body)?.ok(),
+                Call::Cache(request) => e.array(1)?.bytes(request)?.ok(),
                 Call::Unlock { passphrase, create } => e.array(2)?.bytes(passphrase)?.bool(*create)?.ok(),
             }
         });
@@ -313,7 +324,7 @@ fn call<'b>(d: &mut Decoder<'b>) -> Result<Call<'b>, decode::Error> {
     let kind = CallKind::from_number(number).ok_or_else(|| strict::refuse(d, "unknown operation"))?;
     let arguments = match kind {
         CallKind::List | CallKind::Status | CallKind::Lock | CallKind::Reload => 0,
-        CallKind::Public | CallKind::Destroy | CallKind::Disable | CallKind::Enable => 1,
+        CallKind::Public | CallKind::Destroy | CallKind::Disable | CallKind::Enable | CallKind::Cache => 1,
         CallKind::Agree | CallKind::Attest | CallKind::Unlock => 2,
         CallKind::Generate | CallKind::Sign => 3,
         CallKind::Import => 5,
@@ -346,6 +357,7 @@ fn call<'b>(d: &mut Decoder<'b>) -> Result<Call<'b>, decode::Error> {
         CallKind::Reload => Call::Reload,
         CallKind::Disable => Call::Disable(key_id(d)?),
         CallKind::Enable => Call::Enable(key_id(d)?),
+        CallKind::Cache => Call::Cache(strict::bytes(d, CACHE_BYTES_MAX)?),
     })
 }
 
@@ -406,6 +418,8 @@ pub enum Outcome {
     Shared(SharedSecret),
     /// The state of the service.
     State(ServiceState),
+    /// What the key cache answers: wiped on drop, there may be a plaintext in it.
+    Cache(Zeroizing<Vec<u8>>),
 }
 
 /// Appends the answer to the request `id` as a frame to `out`.
@@ -426,6 +440,7 @@ pub fn put_answer(out: &mut Vec<u8>, id: u32, answer: &Result<Outcome, Refusal>)
                     Outcome::Signature(bytes) => e.bytes(bytes)?.ok(),
                     Outcome::Shared(secret) => e.bytes(secret.as_bytes())?.ok(),
                     Outcome::State(state) => state.put(e),
+                    Outcome::Cache(answer) => e.bytes(answer)?.ok(),
                 }
             }
         }
@@ -511,6 +526,14 @@ impl<'a> Reply<'a> {
     /// As [`Reply::done`].
     pub fn state(&self) -> Result<ServiceState, ReplyError> {
         self.read(ServiceState::read)
+    }
+
+    /// The answer of the key cache.
+    ///
+    /// # Errors
+    /// As [`Reply::done`].
+    pub fn cache(&self) -> Result<&'a [u8], ReplyError> {
+        self.read(|d| strict::bytes(d, CACHE_BYTES_MAX))
     }
 
     fn read<T>(

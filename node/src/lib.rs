@@ -6,6 +6,8 @@
 //!
 //! Specification: docs/protocol.md.
 
+#[cfg(feature = "ok2cry")]
+mod cache;
 #[cfg(feature = "channels")]
 mod channel;
 mod error;
@@ -29,6 +31,8 @@ mod state;
 #[cfg(feature = "channels")]
 mod tickets;
 
+#[cfg(feature = "ok2cry")]
+pub use cache::{CacheAnswer, CacheClient, CacheError, KeyCache, LocalCache};
 #[cfg(feature = "channels")]
 pub use channel::{Channel, ChannelListener, ChannelOptions, Peer};
 #[cfg(feature = "channels")]
