@@ -1,7 +1,7 @@
 //! Queues at brokers beside the bare clients they are made of: the same messages published, consumed and
 //! acknowledged, with the same settings of the same server, one after the other in each run.
 //!
-//!     cargo bench -p onward-transports --features amqp,mqtt,nats,redis --bench brokers
+//!     cargo bench -p onward-transports --features amqp,mqtt,nats,redis --bench brokers -- [GROUP…]
 //!
 //! One JSON line for each figure. A server that is not installed is named and left out.
 
@@ -35,7 +35,11 @@ const LOST: Duration = Duration::from_secs(60);
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
+    let groups: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     for kind in ServerKind::ALL {
+        if !groups.is_empty() && !groups.iter().any(|group| name(kind).starts_with(group.as_str())) {
+            continue;
+        }
         let Some(server) = Server::start(kind) else { continue };
         runtime.block_on(compare(kind, &server));
     }
@@ -53,11 +57,15 @@ async fn compare(kind: ServerKind, server: &Server) {
             bare.push(figures[1]);
         }
     }
-    let name = format!("broker.{}.{SIZE}", kind.package().trim_end_matches("-server"));
+    let name = name(kind);
     print(&name, "msg/s", &own);
     print(&format!("{name}.bare"), "msg/s", &bare);
     let ratios: Vec<f64> = own.iter().zip(&bare).map(|(own, bare)| own / bare).collect();
     print(&name, "x bare", &ratios);
+}
+
+fn name(kind: ServerKind) -> String {
+    format!("queue.{}.{SIZE}", kind.package().trim_end_matches("-server"))
 }
 
 /// Messages a second through the trait.
