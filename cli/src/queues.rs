@@ -298,7 +298,8 @@ pub(crate) async fn open(name: &str, folder: &Path) -> Result<EmbeddedQueue, Cli
 pub(crate) async fn connect(name: &str, address: &BrokerAddress) -> Result<Arc<dyn Server>, CliError> {
     queue::connect(address).await.map_err(|error| {
         let help = match &error {
-            QueueError::NotPrivate(_) => "chmod 600 the file with the credentials",
+            QueueError::NotPrivate(_) => "chmod 600 the file with the credentials, and 700 the folder of the spool",
+            QueueError::InUse(_) => "stop the node that has this spool, or name another folder",
             QueueError::Credentials(_) => "write USER:PASSWORD into the file that ?credentials= names, and certificates into that of ?ca=",
             QueueError::Refused(_) => "check the credentials, and that the broker allows queues",
             _ => "check that the broker runs and can be reached",

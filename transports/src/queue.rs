@@ -44,6 +44,7 @@ mod redis;
 mod server;
 #[cfg(any(feature = "mqtt", feature = "nats", feature = "redis"))]
 mod socket;
+mod spool;
 mod subject;
 mod transport;
 
@@ -63,6 +64,7 @@ pub use post::PostLimits;
 #[cfg(feature = "redis")]
 pub use redis::RedisQueue;
 pub use server::{Server, Standing, Warning, connect};
+pub use spool::SpooledQueue;
 pub use subject::{Lane, Mailbox, Subject, SubjectError};
 pub use transport::{QueueTransport, random_mailbox};
 

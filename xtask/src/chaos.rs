@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 
 /// Rows that have a name together.
 const GROUPS: &[(&str, &[&str])] =
-    &[("QUEUE", &["A40", "A42", "R1", "R2", "R3", "R4"]), ("BROKER", &["A39", "A41", "A42", "R5"])];
+    &[("QUEUE", &["A40", "A42", "R1", "R2", "R3", "R4"]), ("BROKER", &["A39", "A41", "A42", "R5", "R6"])];
 
 /// A figure as a test prints it.
 #[derive(Deserialize)]

@@ -1,5 +1,5 @@
-//! Where a broker is, whom to trust to be it, and where what it wants to be told stands:
-//! `SCHEME://HOST[:PORT][?ca=FILE][&credentials=FILE]`.
+//! Where a broker is, whom to trust to be it, where what it wants to be told stands, and where messages wait while it is
+//! away: `SCHEME://HOST[:PORT]?ca=FILE&credentials=FILE&spool=DIR`, of which only the host has to be there.
 //!
 //! An address is shown in lists and logs, so it has no place for a secret: user and password are read from a
 //! file that nobody else may read, at each connection, and are kept by nothing here.
@@ -67,8 +67,8 @@ pub enum BrokerAddressError {
     /// A user or a password stands in it.
     #[error("no secret stands in an address: write ?credentials=FILE")]
     Secret,
-    /// Behind the `?` there are only `ca=FILE` and `credentials=FILE`, joined by `&`.
-    #[error("behind the ? of a broker there are only ca=FILE and credentials=FILE")]
+    /// Behind the `?` there are only `ca=FILE`, `credentials=FILE` and `spool=DIR`, each once, joined by `&`.
+    #[error("behind the ? of a broker there are only ca=FILE, credentials=FILE and spool=DIR")]
     Option,
     /// `ca=FILE` with a kind of broker that is not spoken to by TLS here.
     #[error("there is no TLS for amqp:// here: reach it through a tunnel")]
@@ -83,6 +83,7 @@ pub struct BrokerAddress {
     port: u16,
     authorities: Option<PathBuf>,
     credentials: Option<PathBuf>,
+    spool: Option<PathBuf>,
 }
 
 /// What a broker is told about who connects. Never printed.
@@ -120,10 +121,17 @@ impl BrokerAddress {
         self.authorities.as_deref()
     }
 
+    /// The folder of the queue on this disk in which messages wait until the broker has them; without it they wait in
+    /// memory, and in whoever sends them.
+    #[must_use]
+    pub fn spool(&self) -> Option<&Path> {
+        self.spool.as_deref()
+    }
+
     /// The whole address: what [`Display`](fmt::Display) shows, and the files.
     #[must_use]
     pub fn with_files(&self) -> String {
-        let files = [("ca", &self.authorities), ("credentials", &self.credentials)];
+        let files = [("ca", &self.authorities), ("credentials", &self.credentials), ("spool", &self.spool)];
         let named = files.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?)));
         let options: Vec<String> = named.map(|(name, file)| format!("{name}={}", file.display())).collect();
         match options.is_empty() {
@@ -176,12 +184,13 @@ impl FromStr for BrokerAddress {
         if place.contains('@') {
             return Err(BrokerAddressError::Secret);
         }
-        let (mut authorities, mut credentials) = (None, None);
+        let (mut authorities, mut credentials, mut spool) = (None, None, None);
         for option in options.into_iter().flat_map(|options| options.split('&')) {
             let (name, file) = option.split_once('=').ok_or(BrokerAddressError::Option)?;
             let place = match name {
                 "ca" => &mut authorities,
                 "credentials" => &mut credentials,
+                "spool" => &mut spool,
                 _ => return Err(BrokerAddressError::Option),
             };
             if file.is_empty() || place.replace(PathBuf::from(file)).is_some() {
@@ -204,13 +213,13 @@ impl FromStr for BrokerAddress {
             return Err(BrokerAddressError::Place);
         }
         let port = port.map_or(Ok(kind.port()), str::parse).map_err(|_| BrokerAddressError::Place)?;
-        Ok(Self { kind, host: host.to_owned(), port, authorities, credentials })
+        Ok(Self { kind, host: host.to_owned(), port, authorities, credentials, spool })
     }
 }
 
 impl fmt::Display for BrokerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, host, port, authorities: _, credentials: _ } = self;
+        let Self { kind, host, port, authorities: _, credentials: _, spool: _ } = self;
         if host.contains(':') {
             write!(f, "{}://[{host}]:{port}", kind.name())
         } else {
@@ -240,7 +249,9 @@ mod tests {
         ] {
             assert_eq!(address(text).unwrap().to_string(), shown);
         }
-        for whole in ["mqtt://a:1", "nats://a:1?ca=/x", "redis://a:1?ca=/x&credentials=y"] {
+        for whole in
+            ["mqtt://a:1", "nats://a:1?ca=/x", "redis://a:1?ca=/x&credentials=y", "amqp://a:1?spool=z"]
+        {
             assert_eq!(address(whole).unwrap().with_files(), whole);
         }
     }

@@ -9,7 +9,10 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Broker, BrokerAddress, BrokerKind, Durability, MESSAGE_BYTES_MAX, Publish, QueueError};
+use super::{
+    Broker, BrokerAddress, BrokerKind, Durability, EmbeddedQueue, MESSAGE_BYTES_MAX, Publish, QueueError,
+    QueueLimits, SpooledQueue,
+};
 
 /// How long a broker may take to be connected to, and to answer a request.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
@@ -56,26 +59,34 @@ impl Warning {
     }
 }
 
-/// Connects to a broker and looks at its settings. Later the connection comes back by itself.
+/// Connects to a broker and looks at its settings. Later the connection comes back by itself. Where the address names a
+/// spool, what is published waits there until the broker has it.
 ///
 /// # Errors
 /// [`QueueError::Unreachable`], [`QueueError::Refused`], [`QueueError::NotBuilt`] when this build cannot speak
-/// with brokers of that kind, and those of reading credentials.
+/// with brokers of that kind, and those of reading credentials and of opening the spool.
 ///
 /// # Cancel safety
 /// It is not connected then.
 pub async fn connect(address: &BrokerAddress) -> Result<Arc<dyn Server>, QueueError> {
-    match address.kind() {
+    let broker: Arc<dyn Server> = match address.kind() {
         #[cfg(feature = "amqp")]
-        BrokerKind::Amqp => Ok(Arc::new(super::AmqpQueue::connect(address).await?)),
+        BrokerKind::Amqp => Arc::new(super::AmqpQueue::connect(address).await?),
         #[cfg(feature = "mqtt")]
-        BrokerKind::Mqtt => Ok(Arc::new(super::MqttQueue::connect(address).await?)),
+        BrokerKind::Mqtt => Arc::new(super::MqttQueue::connect(address).await?),
         #[cfg(feature = "nats")]
-        BrokerKind::Nats => Ok(Arc::new(super::NatsQueue::connect(address).await?)),
+        BrokerKind::Nats => Arc::new(super::NatsQueue::connect(address).await?),
         #[cfg(feature = "redis")]
-        BrokerKind::Redis => Ok(Arc::new(super::RedisQueue::connect(address).await?)),
+        BrokerKind::Redis => Arc::new(super::RedisQueue::connect(address).await?),
         #[allow(unreachable_patterns, reason = "a build with all kinds has no other")]
-        kind => Err(QueueError::NotBuilt(kind.name())),
+        kind => return Err(QueueError::NotBuilt(kind.name())),
+    };
+    match address.spool() {
+        Some(folder) => {
+            let disk = EmbeddedQueue::open(folder, QueueLimits::default()).await?;
+            Ok(Arc::new(SpooledQueue::new(disk, broker).await?))
+        }
+        None => Ok(broker),
     }
 }
 

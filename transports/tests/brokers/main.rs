@@ -2,6 +2,7 @@
 //! themselves; and what is left of messages when these are killed.
 #![allow(clippy::unwrap_used, reason = "unwrapping is how a test fails")]
 
+mod away;
 mod encrypted;
 mod names;
 mod poison;
@@ -28,7 +29,23 @@ async fn broker(kind: ServerKind) -> Option<(Server, Arc<dyn queue::Server>)> {
 async fn passes(kind: ServerKind, abilities: Abilities, durability: Durability) {
     let Some((_server, broker)) = broker(kind).await else { return };
     assert_eq!(broker.standing().durability, durability);
+    documented(kind, durability);
     conformance::all(&*broker, abilities).await;
+}
+
+/// Holds docs/semantics.md to the class that was seen: a row of its table, and a paragraph of its own.
+fn documented(kind: ServerKind, durability: Durability) {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/semantics.md")).unwrap();
+    // As the tests start them: one server each, set to lose nothing.
+    let (row, paragraph) = match kind {
+        ServerKind::Nats => ("| NATS JetStream, one server |", "**NATS JetStream.**"),
+        ServerKind::Redis => ("| Redis, `appendonly yes` and `appendfsync always` |", "**Redis Streams.**"),
+        ServerKind::Mosquitto => ("| MQTT 5 |", "**MQTT 5.**"),
+        ServerKind::RabbitMq => ("| RabbitMQ |", "**RabbitMQ.**"),
+    };
+    let row = page.lines().find(|line| line.starts_with(row)).expect("a row for each broker");
+    assert!(row.contains(&format!("| `{durability}` |")), "{row}");
+    assert!(page.lines().any(|line| line.starts_with(paragraph)), "{paragraph}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
