@@ -12,7 +12,9 @@
 //! Specification: docs/protocol.md §5.1 to §5.3.
 
 pub mod cache;
+mod composition;
 mod error;
+mod exchange;
 #[doc(hidden)]
 pub mod fuzzing;
 mod key;
@@ -20,11 +22,17 @@ mod noise;
 mod object;
 mod pem;
 mod policy;
+mod schema;
+#[cfg(feature = "ok2cry-json")]
+mod token;
+mod trust;
 
 use onward_keys::{Backend, CryptoRng, Label};
 use zeroize::Zeroizing;
 
+pub use composition::{CHILD_MARGIN_SECONDS, check_child, check_scope};
 pub use error::ExchangeError;
+pub use exchange::{AttestedKey, Carrier, Demand, Expected, Received, Sealing, VerifiedKey};
 pub use key::DisposableKey;
 pub use noise::NoiseSender;
 pub use object::{
@@ -34,6 +42,14 @@ pub use object::{
 };
 pub use pem::PEM_BYTES;
 pub use policy::{Direction, Policy};
+pub use schema::Schema;
+#[cfg(feature = "ok2cry-json")]
+pub use schema::{canonical_json, schema_digest};
+#[cfg(feature = "ok2cry-json")]
+pub use token::{
+    JWKS_BYTES_MAX, JWKS_SECONDS_MAX, Jwks, TokenClaims, TokenError, TokenVerifier, token_claim,
+};
+pub use trust::{Event, PinnedAttribute, Pins, SealerTrust, TrustMode, Voucher};
 
 use crate::identity::Identifier;
 

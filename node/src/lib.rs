@@ -11,6 +11,8 @@ mod cache;
 #[cfg(feature = "channels")]
 mod channel;
 mod error;
+#[cfg(feature = "ok2cry")]
+mod exchange;
 #[cfg(feature = "channels")]
 mod identity;
 #[cfg(feature = "channels")]
@@ -41,6 +43,8 @@ pub use identity::Identity;
 pub use keyd::{DEADLINE as KEY_DEADLINE, KeyClient};
 #[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
+#[cfg(feature = "ok2cry")]
+pub use onward_channels::ok2cry;
 #[cfg(feature = "channels")]
 pub use onward_channels::{
     CloseCode, Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite,
@@ -54,6 +58,8 @@ pub use onward_keys::{
 };
 
 pub use error::NodeError;
+#[cfg(feature = "ok2cry")]
+pub use exchange::{Exchanges, KeyWish, OwnKey};
 #[cfg(feature = "channels")]
 pub use introduction::Introduction;
 #[cfg(feature = "channels")]

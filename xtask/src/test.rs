@@ -72,7 +72,8 @@ fn suites(nextest: bool) -> Vec<Suite> {
     } else {
         add("workspace and documentation", run::cargo("test --workspace --locked --no-fail-fast"));
     }
-    let erasure = "test -p onward-channels --features witness --test erasure --locked";
+    let erasure =
+        "test -p onward-channels --features witness,ok2cry --test erasure --test forgotten --locked";
     add("secrets left in memory", run::cargo(erasure));
     let mut replay = run::cargo("test --manifest-path fuzz/Cargo.toml --locked --no-fail-fast");
     replay.arg("--target-dir").arg(run::target_directory());

@@ -235,7 +235,7 @@ mod tests {
         Entry {
             event: Event::Created,
             key: Some([at as u8; 32]),
-            public: (at % 2 == 0).then_some([7; 32]),
+            public: at.is_multiple_of(2).then_some([7; 32]),
             policy: 1,
             owner: [3; 32],
             epoch: at as u32,
@@ -339,7 +339,8 @@ mod tests {
         let seen = honest.size();
         watch.advance(honest.head().unwrap(), None).unwrap();
         // Written anew from the first leaf on, from the middle on, without one, or with two of them swapped.
-        let anew: [&dyn Fn(&mut Log<Memory>); 4] = [
+        type Write<'a> = &'a dyn Fn(&mut Log<Memory>);
+        let anew: [Write<'_>; 4] = [
             &|log| grow(log, 130, 1),
             &|log| {
                 (0..50).for_each(|at| log.note(5000, &entry(at)));
