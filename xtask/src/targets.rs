@@ -107,6 +107,11 @@ pub(crate) const TARGETS: &[Target] = &[
     target("queue.durable.1024", "x file", Limit(1.0), AtLeast(0.8)),
     target("queue.receipt.1024", "x sync", Limit(1.0), AtMost(1.5)),
     target("queue.idle", "wake-ups/s", Limit(1.0), AtMost(0.0)),
+    // Queues at brokers, beside the bare clients.
+    target("queue.nats.1024", "x bare", Limit(1.0), AtLeast(0.85)),
+    target("queue.redis.1024", "x bare", Limit(1.0), AtLeast(0.85)),
+    target("queue.mosquitto.1024", "x bare", Limit(1.0), AtLeast(0.85)),
+    target("queue.rabbitmq.1024", "x bare", Limit(1.0), AtLeast(0.85)),
     // What one idle worker, and both ends of one idle channel, keep in memory.
     target("memory.worker", "B heap", Limit(1536.0), AtMost(1.0)),
     target("memory.worker", "B rss", Limit(1536.0), AtMost(1.0)),
