@@ -29,7 +29,15 @@ pub(super) const NAMES: [&str; 2] = ["client", "service"];
 const OPERATIONS: &str = r#"ops = ["public", "agree", "attest"]"#;
 
 /// What lets a process have disposable keys.
-const CACHE: &str = "[[cache]]\nname = \"demo\"\n";
+const CACHE: &str = r#"
+[[rule]]
+name = "exchanges"
+labels = ["client/*", "service/*"]
+ops = ["sign"]
+types = ["ok2cry-key", "ok2cry-sealed"]
+[[cache]]
+name = "demo"
+"#;
 
 /// The key service; it is killed, and its directory erased, when this is dropped.
 pub(super) struct KeyService {
@@ -61,7 +69,7 @@ impl KeyService {
     /// # Errors
     /// As [`KeyService::start`].
     pub(super) async fn start_with_cache() -> Result<Self, CliError> {
-        Self::start_for(r#"ops = ["public", "agree", "attest", "generate", "sign"]"#, CACHE).await
+        Self::start_for(r#"ops = ["public", "agree", "attest", "generate"]"#, CACHE).await
     }
 
     async fn start_for(operations: &str, more: &str) -> Result<Self, CliError> {
