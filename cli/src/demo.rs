@@ -10,6 +10,7 @@ mod journey;
 mod keys;
 mod part;
 mod pin;
+mod receipt;
 mod search;
 mod tally;
 mod tap;
@@ -95,6 +96,7 @@ fn to_json(journey: &Journey) -> Value {
         "hops": hops,
         "found_at": journey.stations().filter(|station| station.found()).map(|station| station.name).collect::<Vec<_>>(),
         "journey_ms": journey.journey_ms,
+        "one_use_key": journey.one_use,
     });
     if let Some(kept) = journey.kept {
         shown["keys_in_service"] = json!(kept.keys);
@@ -124,6 +126,16 @@ fn to_text(journey: &Journey) -> String {
         "answer     {} in {:.1} ms, back along the return route",
         if journey.answered { "correct" } else { "WRONG" },
         journey.journey_ms
+    );
+    let _ = writeln!(
+        text,
+        "receipt    {} to a key made for it alone, which {}",
+        if journey.one_use.opened { "sealed" } else { "NOT SEALED" },
+        if journey.one_use.ok() {
+            "opened once, refused a second time, and is destroyed: its life is proved"
+        } else {
+            "DID NOT END AS IT MUST"
+        }
     );
     let _ = writeln!(text);
     let _ = writeln!(

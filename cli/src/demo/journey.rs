@@ -15,6 +15,7 @@ use super::part::{
     Answered, Arrived, CHANNELS, Errand, Orders, QUEUE_WORKER, Ready, Request, Seen, WORKER, confirmation,
     order,
 };
+use super::receipt::OneUse;
 use super::search::{Needle, Search};
 use super::tally::Tally;
 use crate::error::{CliError, Code};
@@ -38,6 +39,8 @@ pub(super) struct Journey {
     pub(super) route: String,
     pub(super) text_bytes: usize,
     pub(super) answered: bool,
+    /// What became of the key that the receipt was sealed to.
+    pub(super) one_use: OneUse,
     pub(super) channel_ms: f64,
     pub(super) journey_ms: f64,
     pub(super) client: Station,
@@ -121,7 +124,14 @@ impl Journey {
         let silent_hop = self.hops.iter().any(|hop| hop.forwarded == 0 || hop.bytes == 0);
         let fallen = self.siege.as_ref().is_some_and(|siege| !siege.withstood());
         let keys_out = self.kept.is_some_and(|kept| kept.found.is_some_and(|found| found > 0));
-        if !self.answered || keys_out || leaked || missing_at_an_end || silent_hop || fallen {
+        if !self.answered
+            || !self.one_use.ok()
+            || keys_out
+            || leaked
+            || missing_at_an_end
+            || silent_hop
+            || fallen
+        {
             return Some(false);
         }
         self.stations().all(|station| station.memory.is_some()).then_some(true)
@@ -221,6 +231,7 @@ pub(super) async fn run(
         route: format!("{route} => {WORKER}"),
         text_bytes: tagged.len(),
         answered: answered.answer.as_bytes() == confirmation(tagged.as_bytes()),
+        one_use: answered.one_use,
         channel_ms: answered.channel_ms,
         journey_ms: answered.journey_ms,
         client: end("client", &client),
@@ -450,6 +461,7 @@ mod tests {
             route: String::new(),
             text_bytes: 20,
             answered: true,
+            one_use: OneUse { opened: true, second_use_refused: true, destroyed: true, proof_checked: true },
             channel_ms: 1.0,
             journey_ms: 1.0,
             client: station("client", true),
@@ -495,8 +507,10 @@ mod tests {
     #[test]
     fn it_is_ok_only_if_both_ends_have_the_text_and_no_hop_has() {
         assert_eq!(journey().ok(), Some(true));
-        let spoiled: [fn(&mut Journey); 6] = [
+        let spoiled: [fn(&mut Journey); 8] = [
             |journey| journey.answered = false,
+            |journey| journey.one_use.opened = false,
+            |journey| journey.one_use.second_use_refused = false,
             |journey| journey.client = station("client", false),
             |journey| journey.service = station("service", false),
             |journey| journey.hops[1] = station("two", true),

@@ -25,11 +25,12 @@ use crate::error::{CliError, Code};
 /// The processes that have identities.
 pub(super) const NAMES: [&str; 2] = ["client", "service"];
 
-/// What a process needs of the service once its identity is made: the least that a node can do with.
-const OPERATIONS: &str = r#"ops = ["public", "agree", "attest"]"#;
+/// What a process needs of the service once its identity is made: the least that a node can do with, and a key of its own
+/// that signs disposable ones.
+const OPERATIONS: &str = r#"ops = ["public", "agree", "attest", "generate"]"#;
 
 /// What lets a process have disposable keys.
-const CACHE: &str = r#"
+const EXCHANGES: &str = r#"
 [[rule]]
 name = "exchanges"
 labels = ["client/*", "service/*"]
@@ -61,27 +62,17 @@ impl KeyService {
     /// # Errors
     /// [`Code::KeydMissing`] without the program; [`Code::DemoFailed`].
     pub(super) async fn start() -> Result<Self, CliError> {
-        Self::start_for(OPERATIONS, "").await
-    }
-
-    /// With disposable keys too, and a key that signs them.
-    ///
-    /// # Errors
-    /// As [`KeyService::start`].
-    pub(super) async fn start_with_cache() -> Result<Self, CliError> {
-        Self::start_for(r#"ops = ["public", "agree", "attest", "generate"]"#, CACHE).await
-    }
-
-    async fn start_for(operations: &str, more: &str) -> Result<Self, CliError> {
         let place = place()?;
         let directory = place.path().join("keyd");
         let made = DirBuilder::new().mode(0o700).create(&directory);
         let policy: String = NAMES
             .iter()
-            .map(|name| format!("[[rule]]\nname = \"{name}\"\nlabels = [\"{name}/*\"]\n{operations}\n"))
+            .map(|name| format!("[[rule]]\nname = \"{name}\"\nlabels = [\"{name}/*\"]\n{OPERATIONS}\n"))
             .collect();
-        made.and_then(|()| fs::write(directory.join("policy.toml"), format!("version = 1\n{policy}{more}")))
-            .map_err(|error| failed("the key service has no directory").because(error))?;
+        made.and_then(|()| {
+            fs::write(directory.join("policy.toml"), format!("version = 1\n{policy}{EXCHANGES}"))
+        })
+        .map_err(|error| failed("the key service has no directory").because(error))?;
         let passphrase = Zeroizing::new(super::journey::random_tag()?);
         let mut child = spawn(&directory, &passphrase).await?;
         wait_until_ready(&mut child).await?;

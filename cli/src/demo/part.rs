@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::attack;
 use super::keys::KeysAt;
+use super::receipt::{self, OneUse, RECEIPT};
 use super::tap::{self, Record};
 use crate::args::DemoPart;
 use crate::client::start_node;
@@ -110,6 +111,7 @@ pub(super) struct Answered {
     pub(super) answer: String,
     pub(super) channel_ms: f64,
     pub(super) journey_ms: f64,
+    pub(super) one_use: OneUse,
 }
 
 /// What a part saw.
@@ -155,7 +157,11 @@ async fn client(lines: &mut Lines) -> Result<(), CliError> {
     let bytes =
         ask(&node, &route, &errand.text).await.map_err(|error| failed("got no answer").because(error))?;
     let journey_ms = milliseconds(began);
-    answer(&Answered { answer: String::from_utf8_lossy(&bytes).into_owned(), channel_ms, journey_ms })?;
+    let receipts = channel.route_to(RECEIPT).map_err(|error| failed("has no route").because(error))?;
+    let one_use =
+        receipt::fetch((&node, &identity), (&receipts, peer), orders.keys.as_ref(), &errand.text).await?;
+    let answered = String::from_utf8_lossy(&bytes).into_owned();
+    answer(&Answered { answer: answered, channel_ms, journey_ms, one_use })?;
     while let Some(Request::Shop(orders)) = lines.next().await? {
         let texts = shop(&node, &route, orders).await?;
         answer(&Arrived { texts, unexposed: canary.reached() })?;
@@ -307,7 +313,10 @@ async fn service(lines: &mut Lines) -> Result<(), CliError> {
     let channels = node
         .accept_channels(CHANNELS, &identity, Trust::pinned([client]))
         .map_err(|error| failed("cannot accept channels").because(error))?;
-    channels.expose(WORKER).map_err(|error| failed("cannot expose its worker").because(error))?;
+    receipt::serve(&node, &identity, client, orders.keys.as_ref()).await?;
+    for worker in [WORKER, RECEIPT] {
+        channels.expose(worker).map_err(|error| failed("cannot expose its worker").because(error))?;
+    }
     let (_listener, endpoint, record) = if !orders.broker.is_empty() {
         mount_broker(&node, &orders.broker).await?;
         listen_at_mailbox(&node, CHANNELS)?

@@ -217,7 +217,7 @@ pub(crate) async fn pin(keyd: bool, output: Output) -> Result<(), CliError> {
         "a customer, a network, a company, a card maker and a bank; the company acts against the others",
     );
     let keys = match keyd {
-        true => Some(KeyService::start_with_cache().await?),
+        true => Some(KeyService::start().await?),
         false => None,
     };
     let mut scenes = Vec::new();
@@ -489,7 +489,9 @@ mod tests {
             |scene| scene.destroyed = false,
             |scene| scene.proof_checked = false,
             |scene| scene.composed = false,
-            |scene| drop(scene.readers.insert("network", true)),
+            |scene| {
+                scene.readers.insert("network", true);
+            },
         ];
         for mode in Mode::ALL {
             assert!(scene(mode).ok(mode));

@@ -17,6 +17,9 @@ fn the_chain_is_read_at_both_ends_and_nowhere_between() {
         assert!(hop["bytes"].as_u64().unwrap() > 1000, "{hop}");
     }
     assert!(shown["journey_ms"].as_f64().unwrap() > 0.0);
+    for holds in ["opened", "second_use_refused", "destroyed", "proof_checked"] {
+        assert_eq!(shown["one_use_key"][holds], true, "{holds}: {shown}");
+    }
 }
 
 #[test]
