@@ -542,7 +542,7 @@ pub(crate) enum DemoCommand {
         #[arg(long)]
         keyd: bool,
     },
-    /// Read a card's PIN through a company that attacks, in three trust modes; see who could read it
+    /// Read a PIN through a company that attacks, in three trust modes
     Pin {
         /// Keep the customer's keys, the disposable one too, in the key service
         #[arg(long)]
