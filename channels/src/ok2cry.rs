@@ -163,8 +163,7 @@ pub fn open(
             let plaintext = suite.open(Backend::best(), private, enc, (&info, &aad), ct).ok();
             plaintext.map(|plaintext| Opened { plaintext, sender: None })
         }
-        (None, None) => noise::open(terms.policy == Policy::Noise, private, &terms.prologue(), ct)
-            .map(|(plaintext, sender)| Opened { plaintext, sender }),
+        (None, None) => noise::open(terms.policy == Policy::Noise, private, &terms.prologue(), ct),
         _ => None,
     };
     opened.ok_or(ExchangeError::Unauthentic)

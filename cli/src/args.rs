@@ -542,6 +542,12 @@ pub(crate) enum DemoCommand {
         #[arg(long)]
         keyd: bool,
     },
+    /// Read a card's PIN through a company that attacks, in three trust modes; see who could read it
+    Pin {
+        /// Keep the customer's keys, the disposable one too, in the key service
+        #[arg(long)]
+        keyd: bool,
+    },
 }
 
 /// Most attacks of one demonstration: what arrives meanwhile is kept to be compared.

@@ -43,6 +43,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Demo(DemoCommand::Chain { text, attack, broker, keyd }) => {
             demo::chain(text, attack, broker, keyd, output).await
         }
+        Command::Demo(DemoCommand::Pin { keyd }) => demo::pin(keyd, output).await,
         Command::DemoPart { part } => demo::part(part).await,
         Command::Limits => reference::limits(output),
         Command::Explain { code } => reference::explain(code.as_deref(), output),

@@ -9,6 +9,7 @@ mod attack;
 mod journey;
 mod keys;
 mod part;
+mod pin;
 mod search;
 mod tally;
 mod tap;
@@ -22,6 +23,8 @@ use crate::args::DemoPart;
 use crate::error::{CliError, Code};
 use crate::output::Output;
 use crate::running::Termination;
+
+pub(crate) use pin::pin;
 
 use journey::{Journey, Kept, Siege, Station};
 use search::Search;

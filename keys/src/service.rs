@@ -747,6 +747,7 @@ mod tests {
             Call::Reload,
             Call::Disable(KEY),
             Call::Enable(KEY),
+            Call::Cache(b"request"),
         ]
     }
 
