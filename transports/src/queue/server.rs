@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{
-    Broker, BrokerAddress, BrokerKind, Durability, EmbeddedQueue, MESSAGE_BYTES_MAX, Publish, QueueError,
-    QueueLimits, SpooledQueue,
+    Broker, BrokerAddress, Durability, EmbeddedQueue, MESSAGE_BYTES_MAX, Publish, QueueError, QueueLimits,
+    SpooledQueue,
 };
 
 /// How long a broker may take to be connected to, and to answer a request.
@@ -69,24 +69,29 @@ impl Warning {
 /// # Cancel safety
 /// It is not connected then.
 pub async fn connect(address: &BrokerAddress) -> Result<Arc<dyn Server>, QueueError> {
-    let broker: Arc<dyn Server> = match address.kind() {
-        #[cfg(feature = "amqp")]
-        BrokerKind::Amqp => Arc::new(super::AmqpQueue::connect(address).await?),
-        #[cfg(feature = "mqtt")]
-        BrokerKind::Mqtt => Arc::new(super::MqttQueue::connect(address).await?),
-        #[cfg(feature = "nats")]
-        BrokerKind::Nats => Arc::new(super::NatsQueue::connect(address).await?),
-        #[cfg(feature = "redis")]
-        BrokerKind::Redis => Arc::new(super::RedisQueue::connect(address).await?),
-        #[allow(unreachable_patterns, reason = "a build with all kinds has no other")]
-        kind => return Err(QueueError::NotBuilt(kind.name())),
-    };
+    let broker = dial(address).await?;
     match address.spool() {
         Some(folder) => {
             let disk = EmbeddedQueue::open(folder, QueueLimits::default()).await?;
             Ok(Arc::new(SpooledQueue::new(disk, broker).await?))
         }
         None => Ok(broker),
+    }
+}
+
+/// Connects to the broker itself.
+async fn dial(address: &BrokerAddress) -> Result<Arc<dyn Server>, QueueError> {
+    match address.kind() {
+        #[cfg(feature = "amqp")]
+        super::BrokerKind::Amqp => Ok(Arc::new(super::AmqpQueue::connect(address).await?)),
+        #[cfg(feature = "mqtt")]
+        super::BrokerKind::Mqtt => Ok(Arc::new(super::MqttQueue::connect(address).await?)),
+        #[cfg(feature = "nats")]
+        super::BrokerKind::Nats => Ok(Arc::new(super::NatsQueue::connect(address).await?)),
+        #[cfg(feature = "redis")]
+        super::BrokerKind::Redis => Ok(Arc::new(super::RedisQueue::connect(address).await?)),
+        #[allow(unreachable_patterns, reason = "a build with all kinds has no other")]
+        kind => Err(QueueError::NotBuilt(kind.name())),
     }
 }
 
