@@ -16,10 +16,12 @@ pub fn f9_service(data: &[u8]) -> bool {
                 reply.signature().is_ok(),
                 reply.shared().is_ok(),
                 reply.state().is_ok(),
+                reply.verdict().is_ok(),
+                reply.encapsulated().is_ok(),
             ];
             assert!(read.iter().filter(|read| **read).count() <= 1, "one answer has one meaning");
-            // An empty list of keys is no list of anything else.
-            let _ = reply.keys();
+            // An empty list of keys is no list of anything else, and a signature or a secret is bytes.
+            let _ = (reply.keys(), reply.bytes());
         }
         let Ok(request) = Request::decode(content) else {
             return false;
@@ -48,7 +50,7 @@ pub fn f15_policy(data: &[u8]) -> bool {
         return false;
     };
     for call in CallKind::ALL {
-        let wish = Wish { call, label: "a/b", usage: KeyUsage::ChannelStatic, kind: None, hour: 12 };
+        let wish = Wish { call, label: "a/b", usage: Some(KeyUsage::ChannelStatic), kind: None, hour: 12 };
         let client = Client { uid: 1000, gid: 1000, exe: None };
         let decided = policy.decide(&client, &wish);
         assert!(decided.is_none_or(|(rule, _)| (1..=policy.len()).contains(&usize::from(rule))));

@@ -187,7 +187,7 @@ fn explain(file: &Path, words: &[&str]) -> Result<(), Failed> {
     let policy = Policy::parse(&fs::read_to_string(file)?)?;
     let mut client = Client::default();
     let mut wish =
-        Wish { call: CallKind::Agree, label: "", usage: KeyUsage::ChannelStatic, kind: None, hour: 12 };
+        Wish { call: CallKind::Agree, label: "", usage: Some(KeyUsage::ChannelStatic), kind: None, hour: 12 };
     for word in words {
         let (name, value) = word.split_once('=').ok_or("expected NAME=VALUE")?;
         let unknown = || format!("there is no {name} `{value}`");
@@ -196,7 +196,7 @@ fn explain(file: &Path, words: &[&str]) -> Result<(), Failed> {
             "gid" => client.gid = value.parse()?,
             "hour" => wish.hour = value.parse()?,
             "label" => wish.label = value,
-            "usage" => wish.usage = KeyUsage::parse(value).ok_or_else(unknown)?,
+            "usage" => wish.usage = Some(KeyUsage::parse(value).ok_or_else(unknown)?),
             "op" => wish.call = CallKind::parse(value).ok_or_else(unknown)?,
             "type" => {
                 let kind = SignatureType::ALL.into_iter().find(|kind| kind.text() == value);

@@ -191,7 +191,7 @@ impl Vault for KeyClient {
             let mut random = [0; 8];
             getrandom::fill(&mut random).map_err(unavailable)?;
             let label = format!("{}/{usage}-{:016x}", self.shared.label, u64::from_be_bytes(random));
-            Ok(self.create(NewKey { usage, label: &label, expires: None }).await?.id)
+            Ok(self.create(NewKey { usage, label: &label, expires: None, extractable: false }).await?.id)
         })
     }
 

@@ -17,7 +17,7 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
     match command {
         KeyCommand::Create { at, label, usage, days } => {
             let expires = days.map(|days| now() + days * 24 * 3600);
-            let new = NewKey { usage: parse_usage(&usage)?, label: &label, expires };
+            let new = NewKey { usage: parse_usage(&usage)?, label: &label, expires, extractable: false };
             let made = operator(state, &at).await?.create(new).await;
             let made = made.map_err(|error| failed(format!("key `{label}` was not made"), error))?;
             show(&made, output)
@@ -44,7 +44,7 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
             }
             let kept = |error| failed(format!("key `{label}` is as it was"), error);
             operator.disable(old.id).await.map_err(kept)?;
-            let new = NewKey { usage: old.usage, label: &old.label, expires: old.expires };
+            let new = NewKey { usage: old.usage, label: &old.label, expires: old.expires, extractable: false };
             let made = match operator.create(new).await {
                 Ok(made) => made,
                 Err(error) => {
@@ -115,7 +115,7 @@ pub(crate) async fn take_over(
         let (usage, secret) = read_development_key(&path)
             .map_err(|error| failed(format!("{} cannot be read", path.display()), error))?;
         let label = format!("{name}/{usage}-{}", &id.to_string()[..8]);
-        let new = NewKey { usage, label: &label, expires: None };
+        let new = NewKey { usage, label: &label, expires: None, extractable: false };
         let key = operator.import(new, Some(id), &secret).await;
         taken
             .push((key.map_err(|error| failed(format!("key `{label}` was not taken over"), error))?, secret));

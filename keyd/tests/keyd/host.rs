@@ -102,8 +102,8 @@ fn a52_no_key_is_found_in_the_memory_of_the_service() {
     for at in 0..count {
         let usage = if at % 2 == 0 { KeyUsage::PrekeySigning } else { KeyUsage::ChannelStatic };
         let mut secret = zeroize::Zeroizing::new(known(at));
-        let new = NewKey { usage, label: &format!("key {at}"), expires: None };
-        let key = operator.key(Call::Import { key: new, id: None, secret: &secret }).unwrap();
+        let new = NewKey { usage, label: &format!("key {at}"), expires: None, extractable: false };
+        let key = operator.key(Call::Import { key: new, id: None, secret: &secret[..] }).unwrap();
         zeroize::Zeroize::zeroize(&mut *secret);
         keys.push((usage, key.id));
     }

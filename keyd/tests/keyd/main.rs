@@ -4,6 +4,7 @@
 
 mod audit;
 mod crash;
+mod general;
 mod harness;
 mod host;
 mod node;
