@@ -232,6 +232,12 @@ impl General {
         self.name
     }
 
+    /// The name of its type alone.
+    #[must_use]
+    pub fn type_name(self) -> &'static str {
+        self.name.split_once(':').map_or(self.name, |(kind, _)| kind)
+    }
+
     /// The pair of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {

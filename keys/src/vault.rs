@@ -238,6 +238,16 @@ impl KeyUsage {
         }
     }
 
+    /// The name of the key's type.
+    #[must_use]
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Self::General(general) => general.type_name(),
+            usage if usage.agrees() => "x25519",
+            _ => "ed25519",
+        }
+    }
+
     /// The usage of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {

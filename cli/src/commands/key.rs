@@ -1,8 +1,11 @@
 //! `onward key`: the keys of the key service. Their private halves never come here, but for one that is imported.
 
+use std::io::{BufRead as _, Read as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use onward::general::wrapping::WrappedKey;
+use onward::general::{Form, General, WRAPPED_BYTES_MAX};
 use onward::{KeyClient, KeyId, KeyMeta, KeyState, KeyUsage, NewKey, Vault as _, read_development_key};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -15,17 +18,28 @@ use crate::state::{State, checked_name};
 
 pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> Result<(), CliError> {
     match command {
-        KeyCommand::Create { at, label, usage, days } => {
+        KeyCommand::Create { at, label, usage, key_type, family, extractable, days } => {
             let expires = days.map(|days| now() + days * 24 * 3600);
-            let new = NewKey { usage: parse_usage(&usage)?, label: &label, expires, extractable: false };
+            let usage = match (usage, key_type, family) {
+                (Some(usage), ..) => parse_usage(&usage)?,
+                (None, key_type, family) => {
+                    parse_general(&key_type.unwrap_or_default(), &family.unwrap_or_default())?
+                }
+            };
+            let new = NewKey { usage, label: &label, expires, extractable };
             let made = operator(state, &at).await?.create(new).await;
-            let made = made.map_err(|error| failed(format!("key `{label}` was not made"), error))?;
+            let made = made.map_err(|error| {
+                let refused = failed(format!("key `{label}` was not made"), error);
+                refused.help(
+                    "its label may be in use; what the service does not offer, `onward keyd status` says",
+                )
+            })?;
             show(&made, output)
         }
         KeyCommand::Ls { at, all } => {
             let keys = if all { operator(state, &at).await? } else { client(state, &at)? };
             let keys = keys.keys().await.map_err(|error| failed("the keys cannot be listed", error))?;
-            let mut table = Table::new("keys", &["label", "usage", "state", "id", "public"]);
+            let mut table = Table::new("keys", COLUMNS);
             for key in &keys {
                 table.row(row(key));
             }
@@ -44,7 +58,12 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
             }
             let kept = |error| failed(format!("key `{label}` is as it was"), error);
             operator.disable(old.id).await.map_err(kept)?;
-            let new = NewKey { usage: old.usage, label: &old.label, expires: old.expires, extractable: false };
+            let new = NewKey {
+                usage: old.usage,
+                label: &old.label,
+                expires: old.expires,
+                extractable: old.extractable,
+            };
             let made = match operator.create(new).await {
                 Ok(made) => made,
                 Err(error) => {
@@ -72,6 +91,29 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
             let done = operator.delete(key.id).await;
             changed(done, KeyMeta { state: KeyState::Destroyed, ..key }, output)
         }
+        KeyCommand::Wrap { at, label, with } => {
+            let operator = operator(state, &at).await?;
+            let (key, with) = (find(&operator, &label).await?, find(&operator, &with).await?);
+            let wrapped = operator.wrap(with.id, key.id, Form::Sealed).await;
+            let wrapped = wrapped.map_err(|error| failed(format!("key `{label}` was not wrapped"), error))?;
+            let text = hex(&wrapped);
+            output.object(&text, json!({ "label": key.label, "with": with.label, "wrapped": text }))
+        }
+        KeyCommand::Unwrap { at, with } => {
+            let operator = operator(state, &at).await?;
+            let with = find(&operator, &with).await?;
+            let mut line = String::new();
+            std::io::stdin().lock().take(2 * WRAPPED_BYTES_MAX as u64 + 1).read_line(&mut line).map_err(
+                |error| CliError::new(Code::Usage, "standard input cannot be read").because(error),
+            )?;
+            let none = || CliError::new(Code::Usage, "standard input is no wrapped key");
+            let bytes = unhex(line.trim()).ok_or_else(none)?;
+            let was = WrappedKey::decode(&bytes).map_err(|error| none().because(error))?.meta;
+            let KeyMeta { usage, ref label, expires, extractable, .. } = was;
+            let new = NewKey { usage, label, expires, extractable };
+            let taken = operator.unwrap(with.id, Form::Sealed, &bytes, new).await;
+            show(&taken.map_err(|error| failed(format!("key `{label}` was not taken in"), error))?, output)
+        }
         KeyCommand::Import { at, identity } => {
             let operator = operator(state, &at).await?;
             import(state, &operator, &identity, output).await?;
@@ -83,7 +125,7 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
 /// Takes the development keys of an identity over, under the names by which the identity knows them.
 async fn import(state: &State, operator: &KeyClient, identity: &str, output: Output) -> Result<(), CliError> {
     let directory = state.identity_dir(checked_name(identity)?)?.join("keys");
-    let mut table = Table::new("keys", &["label", "usage", "state", "id", "public"]);
+    let mut table = Table::new("keys", COLUMNS);
     for (key, _) in take_over(operator, &directory, identity).await? {
         table.row(row(&key));
     }
@@ -116,20 +158,23 @@ pub(crate) async fn take_over(
             .map_err(|error| failed(format!("{} cannot be read", path.display()), error))?;
         let label = format!("{name}/{usage}-{}", &id.to_string()[..8]);
         let new = NewKey { usage, label: &label, expires: None, extractable: false };
-        let key = operator.import(new, Some(id), &secret).await;
+        let key = operator.import(new, Some(id), &secret[..]).await;
         taken
             .push((key.map_err(|error| failed(format!("key `{label}` was not taken over"), error))?, secret));
     }
     Ok(taken)
 }
 
-fn row(key: &KeyMeta) -> [Value; 5] {
+const COLUMNS: &[&str] = &["label", "type", "usage", "state", "id", "public"];
+
+fn row(key: &KeyMeta) -> [Value; 6] {
     [
         json!(key.label),
+        json!(key.usage.type_name()),
         json!(key.usage.name()),
         json!(key.state.name()),
         json!(key.id.to_string()),
-        json!(hex(&key.public)),
+        json!(hex(key.public.get(..LISTED_PUBLIC_BYTES).unwrap_or(&key.public))),
     ]
 }
 
@@ -153,9 +198,11 @@ fn changed(done: Result<(), onward::KeyError>, key: KeyMeta, output: Output) -> 
 
 fn show(key: &KeyMeta, output: Output) -> Result<(), CliError> {
     let expires = key.expires.map_or_else(|| "never".to_owned(), |at| at.to_string());
+    let leaves = if key.extractable { "wrapped" } else { "never" };
     let text = format!(
-        "{}\nusage    {}\nstate    {}\nid       {}\npublic   {}\nmade     {}\nends     {expires}",
+        "{}\ntype     {}\nusage    {}\nstate    {}\nid       {}\npublic   {}\nmade     {}\nends     {expires}\nleaves   {leaves}",
         key.label,
+        key.usage.type_name(),
         key.usage,
         key.state.name(),
         key.id,
@@ -164,12 +211,14 @@ fn show(key: &KeyMeta, output: Output) -> Result<(), CliError> {
     );
     let value: Value = json!({
         "label": key.label,
+        "type": key.usage.type_name(),
         "usage": key.usage.name(),
         "state": key.state.name(),
         "id": key.id.to_string(),
         "public": hex(&key.public),
         "created": key.created,
         "expires": key.expires,
+        "extractable": key.extractable,
     });
     output.object(&text, value)
 }
@@ -179,6 +228,25 @@ fn parse_usage(name: &str) -> Result<KeyUsage, CliError> {
         let names = KeyUsage::ALL.map(KeyUsage::name).join(", ");
         CliError::new(Code::Usage, format!("there is no usage `{name}`")).help(format!("one of {names}"))
     })
+}
+
+fn parse_general(key_type: &str, family: &str) -> Result<KeyUsage, CliError> {
+    let name = format!("{key_type}:{family}");
+    General::parse(&name).map(KeyUsage::General).ok_or_else(|| {
+        let names = General::ALL.map(General::name).join(", ");
+        CliError::new(Code::Usage, format!("there is no key of type `{key_type}` for `{family}`"))
+            .help(format!("one of {names}"))
+    })
+}
+
+/// A public half is listed by its first bytes: enough to know it by. `show` prints the whole.
+const LISTED_PUBLIC_BYTES: usize = 32;
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().as_chunks::<2>();
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let byte = |pair: &[u8; 2]| Some((digit(pair[0])? << 4 | digit(pair[1])?) as u8);
+    digits.0.iter().map(byte).collect::<Option<_>>().filter(|_| digits.1.is_empty())
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
