@@ -10,3 +10,4 @@ mod host;
 mod node;
 mod peer;
 mod policy;
+mod vectors;

@@ -184,7 +184,9 @@ mod accelerated {
 
 #[cfg(all(test, feature = "store"))]
 mod tests {
-    use super::super::{Failed, Form, General, KeyType, material};
+    #[cfg(feature = "accel")]
+    use super::super::material;
+    use super::super::{Failed, Form, General, KeyType};
     use super::*;
     use crate::service::KeyState;
     use crate::{KeyId, KeyUsage};
