@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onward::queue::{Broker, EmbeddedQueue, QueueLimits};
-use onward::{Address, AskError, ErrorCode, Node, Peer, Raw, RemoteQueue, Trust};
+use onward::queue::{Broker, EmbeddedQueue, PostLimits, QueueLimits};
+use onward::{Address, AskError, ErrorCode, Limits, Node, Peer, Raw, RemoteQueue, Trust};
 
 /// How long anything may take that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -178,6 +178,85 @@ async fn senders_reach_nothing_that_is_not_exposed_and_no_queue_that_is_not_allo
     let answer = route.ask_within::<_, String>(&"x".to_owned(), PATIENCE).await;
     assert!(matches!(answer, Err(AskError::Reported { code: ErrorCode::Refused, .. })), "{answer:?}");
     assert!(service.listen_queue(&"queue:other/a".replace('a', &"a".repeat(32)).parse().unwrap()).is_err());
+}
+
+/// A node with other bounds of routes through queues, which uses `broker` as `q`.
+async fn bounded_user(name: &str, broker: &Arc<EmbeddedQueue>, post: PostLimits) -> Node {
+    let node = Node::builder(name).limits(Limits { post, ..Limits::default() }).start().await.unwrap();
+    node.mount_queue("q", Arc::clone(broker) as Arc<dyn Broker>).unwrap();
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mailboxes_dialled_for_others_are_bounded_and_forgotten_when_nobody_uses_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = queue(&folder.path().join("q")).await;
+    let post = PostLimits { dialled: 2, idle: Duration::from_millis(300), ..PostLimits::default() };
+    let relay = bounded_user("relay", &broker, post).await;
+    let listener = relay.listen_tcp("127.0.0.1:0").await.unwrap();
+    listener.allow_dial("queue:q/*").unwrap();
+    listener.set_hop_errors(true);
+    let service = user("service", "q", &broker).await;
+    service.serve("upper", |text: String| async move { Ok(text.to_uppercase()) }).await.unwrap();
+    let client = node("client").await;
+    let mut routes = Vec::new();
+    for _ in 0..3 {
+        let mailbox = service.new_mailbox("q").unwrap();
+        service.listen_queue(&mailbox).unwrap().expose("upper").unwrap();
+        routes.push(client.route(&format!("{} => {mailbox} => upper", listener.name())).unwrap());
+    }
+    let ask = async |number: usize| routes[number].ask_within::<_, String>(&"x".to_owned(), PATIENCE).await;
+    // The third finds no place while the first two are in use.
+    let third = async {
+        loop {
+            let (one, two, three) = tokio::join!(ask(0), ask(1), ask(2));
+            if let Err(error) = three {
+                assert_eq!((one.unwrap(), two.unwrap()), ("X".to_owned(), "X".to_owned()));
+                break error;
+            }
+        }
+    };
+    let refused = tokio::time::timeout(PATIENCE, third).await.unwrap();
+    assert!(matches!(refused, AskError::Reported { code: ErrorCode::Refused, .. }), "{refused:?}");
+    let answered = async { while ask(2).await.is_err() {} };
+    tokio::time::timeout(PATIENCE, answered).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_more_senders_than_are_remembered_the_one_silent_longest_is_not_answered() {
+    for (correspondents, is_answered) in [(1, false), (2, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = queue(&folder.path().join("q")).await;
+        let post = PostLimits { correspondents, ..PostLimits::default() };
+        let service = bounded_user("service", &broker, post).await;
+        let mailbox = service.new_mailbox("q").unwrap();
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let waiting = Arc::clone(&gate);
+        service
+            .serve("wait", move |_: String| {
+                let waiting = Arc::clone(&waiting);
+                async move { Ok(waiting.acquire().await.is_ok()) }
+            })
+            .await
+            .unwrap();
+        service.serve("upper", |text: String| async move { Ok(text.to_uppercase()) }).await.unwrap();
+        let listener = service.listen_queue(&mailbox).unwrap();
+        listener.expose("wait").unwrap();
+        listener.expose("upper").unwrap();
+        let (first, second) = (user("first", "q", &broker).await, user("second", "q", &broker).await);
+        let patience = if is_answered { PATIENCE } else { Duration::from_secs(1) };
+        let slow = first.route(&format!("{mailbox} => wait")).unwrap();
+        let slow = tokio::spawn(async move { slow.ask_within::<_, bool>(&"x".to_owned(), patience).await });
+        // One sender after the other.
+        while broker.mailboxes().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let quick = second.route(&format!("{mailbox} => upper")).unwrap();
+        let answer: String = quick.ask_within(&"x".to_owned(), PATIENCE).await.unwrap();
+        assert_eq!(answer, "X");
+        gate.add_permits(1);
+        assert_eq!(slow.await.unwrap().is_ok(), is_answered, "{correspondents} are remembered");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

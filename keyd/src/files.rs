@@ -10,6 +10,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::{set_socket_passcred, socket_acceptconn, socket_domain};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use crate::policy::{Policy, PolicyError};
 use crate::service::Settings;
@@ -37,6 +40,9 @@ pub enum FileError {
     /// Another process holds the directory.
     #[error("another key service runs in {}", .0.display())]
     InUse(PathBuf),
+    /// What a service manager passed on is not one listening Unix socket.
+    #[error("the socket of the service manager cannot be used")]
+    Inherited(#[source] io::Error),
     /// The policy is none.
     #[error("{}", path.display())]
     Policy {
@@ -131,13 +137,44 @@ pub fn bind(path: &Path, mode: u32) -> Result<UnixListener, FileError> {
         Err(source) => return Err(failed("reading", path, source)),
     }
     let listener = UnixListener::bind(path).map_err(|source| failed("binding", path, source))?;
-    // Inherited by connections, on kernels that do so: what is sent before it is accepted has credentials, too.
-    rustix::net::sockopt::set_socket_passcred(&listener, true)
-        .map_err(|error| failed("preparing", path, error.into()))?;
+    prepare(&listener).map_err(|source| failed("preparing", path, source))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .map_err(|source| failed("opening", path, source))?;
     Ok(listener)
 }
+
+/// The listening socket that a service manager passed on, if one did: its clients may have connected before.
+///
+/// # Errors
+/// [`FileError::Inherited`] when it is no listening Unix socket, or there are several.
+pub fn inherited() -> Result<Option<UnixListener>, FileError> {
+    let variable = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if variable("LISTEN_PID") != Some(std::process::id()) {
+        return Ok(None);
+    }
+    if variable("LISTEN_FDS") != Some(1) {
+        return Err(FileError::Inherited(io::ErrorKind::InvalidInput.into()));
+    }
+    let taken = (|| {
+        // A copy of the descriptor, since nobody can vouch that the number itself is free to be owned.
+        let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+        let socket = pidfd_getfd(&own, LISTEN_FD, PidfdGetfdFlags::empty())?;
+        let is_ours = socket_domain(&socket)? == AddressFamily::UNIX && socket_acceptconn(&socket)?;
+        let listener = is_ours.then(|| UnixListener::from(socket)).ok_or(io::ErrorKind::InvalidInput)?;
+        prepare(&listener)?;
+        Ok(listener)
+    })();
+    taken.map(Some).map_err(FileError::Inherited)
+}
+
+/// Asks for the sender's credentials with every message.
+fn prepare(listener: &UnixListener) -> io::Result<()> {
+    // Inherited by connections, on kernels that do so: what is sent before it is accepted has credentials, too.
+    Ok(set_socket_passcred(listener, true)?)
+}
+
+/// The first descriptor that a service manager passes on, as `sd_listen_fds(3)` has it.
+const LISTEN_FD: i32 = 3;
 
 fn not_ours(path: &Path, what: &'static str) -> FileError {
     FileError::NotOurs { path: path.to_owned(), what }

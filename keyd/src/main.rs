@@ -111,8 +111,10 @@ fn serve(plan: Plan) -> Result<(), Failed> {
     };
     let policy = files::read_policy(&settings)?;
     let examiner = if policy.looks_at_programs() { Some(Examiner::start()?) } else { None };
-    let listener =
-        files::bind(&plan.socket.unwrap_or_else(|| directory.join(SOCKET_NAME)), plan.socket_mode)?;
+    let listener = match files::inherited()? {
+        Some(listener) => listener,
+        None => files::bind(&plan.socket.unwrap_or_else(|| directory.join(SOCKET_NAME)), plan.socket_mode)?,
+    };
     let (stop, hang_up) = signals()?;
     let notify = service_manager();
     let arena = Arena::new(ARENA_PLACES, plan.swappable)?;

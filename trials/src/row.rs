@@ -9,7 +9,8 @@ use crate::is_full;
 /// A claim such as `A12`, under which a test reports what it measured.
 ///
 /// Each figure is one line of JSON on standard output, with the unit in its name:
-/// `{"figure":"handshake p99 ms","met":true,"required":"<= 250","row":"A01","value":31.5}`.
+/// `{"figure":"answers lost","met":true,"required":"= 0","row":"A01","value":0}`. A time says also whether it
+/// `decides`.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     id: &'static str,
@@ -55,7 +56,9 @@ impl Row {
     #[track_caller]
     fn takes(&self, figure: &str, value: f64, required: f64, decides: bool) {
         let met = value <= required;
-        let line = self.line(figure, &value, "<=", &required, met);
+        let mut line = self.line(figure, &value, "<=", &required, met);
+        line["decides"] = json!(decides);
+        println!("{line}");
         assert!(met || !decides, "{line}");
     }
 
@@ -80,10 +83,10 @@ impl Row {
     #[track_caller]
     fn report<T: Serialize>(&self, figure: &str, value: &T, relation: &str, required: &T, met: bool) {
         let line = self.line(figure, value, relation, required, met);
+        println!("{line}");
         assert!(met, "{line}");
     }
 
-    /// Prints the line of a figure, and returns it.
     fn line<T: Serialize>(
         &self,
         figure: &str,
@@ -93,10 +96,7 @@ impl Row {
         met: bool,
     ) -> serde_json::Value {
         let required = format!("{relation} {}", json!(required));
-        let line =
-            json!({"row": self.id, "figure": figure, "value": value, "required": required, "met": met});
-        println!("{line}");
-        line
+        json!({"row": self.id, "figure": figure, "value": value, "required": required, "met": met})
     }
 }
 

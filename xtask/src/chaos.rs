@@ -30,6 +30,13 @@ const GROUPS: &[(&str, &[&str])] = &[("QUEUE", &["A40", "A42", "R1", "R2", "R3",
 struct Figure {
     row: String,
     met: bool,
+    /// Not so of a time in a run that has not the machine to itself.
+    #[serde(default = "yes")]
+    decides: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Runs the tests of the rows and prints one JSON line for each figure.
@@ -41,12 +48,13 @@ struct Figure {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let tests = chosen(&row_tests(run::root())?, &arguments.rows)?;
     let mut measured: BTreeMap<&str, u64> = tests.keys().map(|row| (row.as_str(), 0)).collect();
-    let mut missed = 0;
+    let (mut missed, mut late) = (0_u64, 0_u64);
     let status = run::each_line(&mut command(&tests, arguments.full), Streams::Output, |line| {
         let Some((json, figure)) = figure(line) else { return eprintln!("{line}") };
         if let Some(count) = measured.get_mut(figure.row.as_str()) {
             *count += 1;
-            missed += u64::from(!figure.met);
+            missed += u64::from(!figure.met && figure.decides);
+            late += u64::from(!figure.met && !figure.decides);
             println!("{json}");
         }
     })?;
@@ -56,6 +64,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let figures: u64 = measured.values().sum();
     eprintln!("{} rows, {figures} figures, {missed} not met", measured.len());
+    if late > 0 {
+        eprintln!("{late} times above what is required, which decides with --full only");
+    }
     let good = status.success() && missed == 0 && silent.is_empty();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

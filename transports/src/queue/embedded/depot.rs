@@ -6,7 +6,10 @@
 //!
 //! Specification: docs/protocol.md §2.3.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+mod administration;
+mod handing;
+
+use core::sync::atomic::AtomicU64;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,8 +20,8 @@ use onward_workers::Charge;
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::{
-    DeadLetter, Delivery, Durability, Lane, MESSAGE_BYTES_MAX, Mid, Publish, QueueError, Reason, Settle,
-    Stored, Subject, Verdict,
+    DeadLetter, Delivery, Durability, MESSAGE_BYTES_MAX, Mid, Publish, QueueError, Reason, Settle, Stored,
+    Subject, Verdict,
 };
 use super::file::{Edits, Opened, Opening, QueueFile, Trouble};
 use super::mailbox::{Fresh, Mailbox, Waiting};
@@ -722,78 +725,6 @@ impl Depot {
         Ok(place)
     }
 
-    fn settle(&mut self, tag: u64, verdict: Verdict, reply: Reply<()>, batch: &mut Batch, now: Now) {
-        // One that is not known has been handed out again, or was purged.
-        if let Verdict::Extend = verdict {
-            if let Some(lease) = self.leases.get_mut(&tag) {
-                (lease.until, lease.begun) = (now.steady + self.limits.ack_wait, true);
-                self.lease_ends.push_back((lease.until, tag));
-            }
-            return tell(reply, Ok(()));
-        }
-        let Some(Lease { place, waiting, .. }) = self.release(tag) else { return tell(reply, Ok(())) };
-        match verdict {
-            Verdict::Ack => self.remove(place, waiting.bytes, now),
-            Verdict::Term(reason) => self.let_die(Dying { place, waiting, reason }, now),
-            Verdict::Nak(Duration::ZERO) => self.again(place, waiting),
-            Verdict::Nak(pause) => {
-                let end = now.steady + pause.min(PAUSE_MAX);
-                self.paused.insert((end, place.mailbox, place.sequence), waiting);
-                if let Some(mailbox) = self.mailboxes.get_mut(&place.mailbox) {
-                    mailbox.unsettled += 1;
-                }
-            }
-            Verdict::Extend => {}
-        }
-        // A pause is not in the file, and where nobody waits the file may lag behind.
-        match verdict {
-            Verdict::Ack | Verdict::Term(_) if !reply.is_closed() => batch.settled.push(reply),
-            _ => tell(reply, Ok(())),
-        }
-    }
-
-    /// Ends a lease; its subscriber may have another message.
-    fn release(&mut self, tag: u64) -> Option<Lease> {
-        let lease = self.leases.remove(&tag)?;
-        self.leased_bytes -= lease.waiting.bytes;
-        self.ready.append(&mut self.starved);
-        if let Some(subscriber) = self.subscribers.get_mut(&lease.subscriber) {
-            subscriber.seat.credit += 1;
-            subscriber.bytes = subscriber.bytes.saturating_sub(lease.waiting.bytes);
-        }
-        if let Some(mailbox) = self.mailboxes.get_mut(&lease.place.mailbox) {
-            mailbox.unsettled = mailbox.unsettled.saturating_sub(1);
-        }
-        self.ready.insert(lease.place.mailbox);
-        while let Some((_, first)) = self.lease_ends.front()
-            && !self.leases.contains_key(first)
-        {
-            self.lease_ends.pop_front();
-        }
-        // Behind one that takes long there may be many that have ended.
-        if self.lease_ends.len() > 64 + 4 * self.leases.len() {
-            self.lease_ends.retain(|(_, tag)| self.leases.contains_key(tag));
-        }
-        Some(lease)
-    }
-
-    /// Nobody has said what became of a message.
-    fn give_back(&mut self, lease: Lease, taken: bool, now: Now) {
-        let Lease { place, mut waiting, .. } = lease;
-        if taken {
-            waiting.unanswered += 1;
-        } else {
-            // It never left the queue.
-            waiting.attempts -= 1;
-        }
-        if waiting.unanswered >= self.limits.unanswered {
-            let reason = Reason::Unanswered;
-            self.let_die(Dying { place, waiting, reason }, now);
-        } else {
-            self.again(place, waiting);
-        }
-    }
-
     /// A message comes again, before all that were never handed out.
     fn again(&mut self, place: Place, waiting: Waiting) {
         if let Some(mailbox) = self.mailboxes.get_mut(&place.mailbox) {
@@ -820,144 +751,6 @@ impl Depot {
     fn let_die(&mut self, dying: Dying, now: Now) {
         self.dying.push(dying);
         self.lag_end.get_or_insert(now.steady + LAG);
-    }
-
-    // ---- Administration ----------------------------------------------------------------------------
-
-    fn list(&self) -> Result<Vec<MailboxRow>, QueueError> {
-        let Some(file) = &self.file else { return Err(refusal(&self.trouble)) };
-        let mut rows = Vec::new();
-        for (number, mailbox) in &self.mailboxes {
-            let mut oldest = None;
-            let places = Place { mailbox: *number, sequence: 1 }..after(*number, mailbox.last);
-            file.each(places, |place, bytes| {
-                if self.is_going(place) {
-                    return true;
-                }
-                if let Some(Entry::Message(message)) = Entry::decode(file.mark(), place, bytes) {
-                    oldest = Some(message.stored);
-                }
-                oldest.is_none()
-            })
-            .map_err(|trouble| refusal(&trouble))?;
-            rows.push(MailboxRow {
-                subject: mailbox.subject.clone(),
-                messages: mailbox.count,
-                bytes: mailbox.bytes,
-                unsettled: mailbox.unsettled as u64,
-                subscribers: mailbox.subscribers.len() as u64,
-                oldest,
-            });
-        }
-        rows.sort_unstable_by(|one, other| one.subject.cmp(&other.subject));
-        Ok(rows)
-    }
-
-    /// Every message of a subject that is not settled.
-    fn messages(
-        &self,
-        subject: &Subject,
-        mut visit: impl FnMut(Place, Option<&Message<'_>>, u64),
-    ) -> Result<(), QueueError> {
-        let Some(file) = &self.file else { return Err(refusal(&self.trouble)) };
-        let Some(number) = self.numbers.get(subject) else { return Ok(()) };
-        let Some(mailbox) = self.mailboxes.get(number) else { return Ok(()) };
-        let places = Place { mailbox: *number, sequence: 1 }..after(*number, mailbox.last);
-        file.each(places, |place, bytes| {
-            if !self.is_going(place) {
-                match Entry::decode(file.mark(), place, bytes) {
-                    Some(Entry::Message(message)) => visit(place, Some(&message), message.body.len() as u64),
-                    _ => visit(place, None, bytes.len() as u64),
-                }
-            }
-            true
-        })
-        .map_err(|trouble| refusal(&trouble))
-    }
-
-    fn dead_letters(&self, subject: &Subject) -> Result<Vec<DeadRow>, QueueError> {
-        let mut rows = Vec::new();
-        self.messages(subject, |_, message, _| {
-            let letter = message.map(|message| (message, Bytes::copy_from_slice(message.body)));
-            let letter = letter.and_then(|(message, body)| Some((message, DeadLetter::decode(&body)?)));
-            if let Some((message, letter)) = letter {
-                rows.push(DeadRow { mid: message.mid, died: message.stored, letter });
-            }
-        })?;
-        Ok(rows)
-    }
-
-    fn purge(&mut self, subject: &Subject, batch: &mut Batch) -> Result<u64, QueueError> {
-        let mut messages = Vec::new();
-        self.messages(subject, |place, _, bytes| messages.push((place, bytes)))?;
-        let Some(number) = self.numbers.get(subject).copied() else { return Ok(0) };
-        let count = messages.len() as u64;
-        self.recall(number);
-        batch.leaving.push(Leaving { mailbox: number, messages });
-        Ok(count)
-    }
-
-    /// Takes back all that was handed out of a mailbox, or waits for the end of a pause.
-    fn recall(&mut self, number: u64) {
-        let tags = self.leases.iter().filter(|(_, lease)| lease.place.mailbox == number);
-        for tag in tags.map(|(tag, _)| *tag).collect::<Vec<_>>() {
-            if let Some(lease) = self.release(tag)
-                && let Some(mailbox) = self.mailboxes.get_mut(&number)
-            {
-                mailbox.again.insert(lease.place.sequence, lease.waiting);
-            }
-        }
-        let paused = self.paused.keys().filter(|(_, mailbox, _)| *mailbox == number);
-        if let Some(mailbox) = self.mailboxes.get_mut(&number) {
-            self.fresh_bytes -= mailbox.forget_fresh();
-        }
-        for key in paused.copied().collect::<Vec<_>>() {
-            if let Some(waiting) = self.paused.remove(&key)
-                && let Some(mailbox) = self.mailboxes.get_mut(&number)
-            {
-                mailbox.unsettled = mailbox.unsettled.saturating_sub(1);
-                mailbox.again.insert(key.2, waiting);
-            }
-        }
-    }
-
-    /// Gives dead letters back to their mailbox, as far as that has room for them.
-    fn redeliver(&mut self, subject: &Subject, batch: &mut Batch, now: Now) -> Result<u64, QueueError> {
-        let mut letters = Vec::new();
-        self.messages(subject, |place, message, bytes| {
-            let letter = message.map(|message| (message.mid, Bytes::copy_from_slice(message.body)));
-            let letter = letter.and_then(|(mid, body)| Some((mid, DeadLetter::decode(&body)?)));
-            if let Some((mid, letter)) = letter.filter(|(_, letter)| letter.reason != Reason::Damaged) {
-                letters.push((place, bytes, mid, letter.original));
-            }
-        })?;
-        let Some(dead) = self.numbers.get(subject).copied() else { return Ok(0) };
-        let number = self.number(&subject.mailbox().lane(Lane::Messages));
-        self.recall(dead);
-        let exp = now.unix.saturating_add(self.limits.dead_letter_age.as_secs());
-        let mut moved = Vec::new();
-        for (place, bytes, mid, original) in letters {
-            let stored = self.store(number, mid, exp, &original, batch, now);
-            match stored {
-                Ok(place) => {
-                    let (recent, reply, charge) = (None, None, None);
-                    batch.arrivals.push(Arrival {
-                        recent,
-                        place,
-                        exp,
-                        bytes: original,
-                        reply,
-                        _charge: charge,
-                    });
-                }
-                Err(error) if moved.is_empty() => return Err(error),
-                Err(_) => break,
-            }
-            moved.push((place, bytes));
-        }
-        let count = moved.len() as u64;
-        batch.leaving.push(Leaving { mailbox: dead, messages: moved });
-        Ok(count)
     }
 
     // ---- Mailboxes ---------------------------------------------------------------------------------
@@ -1040,22 +833,6 @@ impl Depot {
         }
     }
 
-    /// The time of a lease is over, unless it was extended. It runs only from when the subscriber took
-    /// the message, which is known here only afterwards.
-    fn end_lease(&mut self, end: Duration, tag: u64, now: Now) {
-        let Some(lease) = self.leases.get_mut(&tag).filter(|lease| lease.until == end) else { return };
-        if lease.begun {
-            if let Some(lease) = self.release(tag) {
-                self.give_back(lease, true, now);
-            }
-            return;
-        }
-        let subscriber = self.subscribers.get(&lease.subscriber);
-        lease.begun = subscriber.is_none_or(|one| lease.ordinal < one.seat.taken.load(Ordering::Relaxed));
-        lease.until = now.steady + self.limits.ack_wait;
-        self.lease_ends.push_back((lease.until, tag));
-    }
-
     /// Removes what has expired between two sequences; what somebody has is left to them.
     fn expire(&mut self, number: u64, span: (u64, u64), now: Now) {
         let Some(file) = &self.file else { return self.expect_expiry(number, now.unix, span) };
@@ -1084,154 +861,6 @@ impl Depot {
         if let Err(trouble) = outcome {
             self.fail(trouble, now);
         }
-    }
-
-    // ---- Handing out -------------------------------------------------------------------------------
-
-    fn hand_out(&mut self, now: Now) {
-        while self.file.is_some()
-            && let Some(number) = self.ready.pop_first()
-        {
-            if let Err(trouble) = self.hand_out_of(number, now) {
-                self.ready.insert(number);
-                self.fail(trouble, now);
-            }
-        }
-    }
-
-    /// Hands messages of one mailbox to its subscribers in turn, as many as they take.
-    fn hand_out_of(&mut self, number: u64, now: Now) -> Result<(), Trouble> {
-        loop {
-            let Some(mailbox) = self.mailboxes.get_mut(&number) else { return Ok(()) };
-            let most = self.limits.subscription_bytes;
-            let has_credit = |id: &u64| {
-                self.subscribers.get(id).is_some_and(|one| one.seat.credit > 0 && one.bytes < most)
-            };
-            let Some(turn) = mailbox.subscribers.iter().position(has_credit) else { return Ok(()) };
-            if mailbox.count == 0 {
-                return Ok(());
-            }
-            if mailbox.handed != Some(u64::MAX) {
-                // First the file has to say that messages may be handed out.
-                self.rows.insert(number);
-                self.lag_end = Some(now.steady);
-                return Ok(());
-            }
-            if self.leased_bytes >= self.limits.unsettled_bytes {
-                self.starved.insert(number);
-                return Ok(());
-            }
-            mailbox.subscribers.rotate_left(turn);
-            let Some(id) = mailbox.subscribers.pop_front() else { return Ok(()) };
-            mailbox.subscribers.push_back(id);
-            let Some((sequence, waiting, bytes)) = self.next_message(number, now)? else { return Ok(()) };
-            self.lease(id, Place { mailbox: number, sequence }, waiting, bytes, now);
-        }
-    }
-
-    fn lease(&mut self, id: u64, place: Place, mut waiting: Waiting, bytes: Bytes, now: Now) {
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
-        waiting.attempts += 1;
-        self.leased_bytes += waiting.bytes;
-        let (tag, until) = (self.next_tag, now.steady + self.limits.ack_wait);
-        self.next_tag += 1;
-        let delivery = Delivery::new(bytes, waiting.attempts, tag, Arc::clone(&subscriber.seat.broker));
-        let lease = Lease { place, waiting, subscriber: id, ordinal: subscriber.sent, begun: false, until };
-        self.leases.insert(tag, lease);
-        self.lease_ends.push_back((until, tag));
-        subscriber.sent += 1;
-        subscriber.bytes += waiting.bytes;
-        subscriber.seat.credit -= 1;
-        if let Some(mailbox) = self.mailboxes.get_mut(&place.mailbox) {
-            mailbox.unsettled += 1;
-        }
-        if subscriber.seat.sender.try_send(delivery).is_err() {
-            // It is gone: the delivery comes back by itself, and no other follows.
-            subscriber.seat.credit = 0;
-        }
-    }
-
-    /// The next message of a mailbox for whoever has a turn: one that comes again, else the next in the
-    /// order they were stored in.
-    fn next_message(&mut self, number: u64, now: Now) -> Result<Option<(u64, Waiting, Bytes)>, Trouble> {
-        loop {
-            let Some(mailbox) = self.mailboxes.get_mut(&number) else { return Ok(None) };
-            if let Some((sequence, waiting)) = mailbox.again.pop_first() {
-                let place = Place { mailbox: number, sequence };
-                let Some(file) = &self.file else { return Ok(None) };
-                let Some(raw) = file.get(place)? else { continue };
-                if let Some((bytes, exp)) = self.read(place, &raw, waiting, now)
-                    && self.is_alive(place, exp, waiting.bytes, now)
-                {
-                    return Ok(Some((sequence, waiting, bytes)));
-                }
-                continue;
-            }
-            if mailbox.unsettled >= self.limits.unsettled || mailbox.cursor > mailbox.last {
-                return Ok(None);
-            }
-            let place = Place { mailbox: number, sequence: mailbox.cursor };
-            let attempts = mailbox.attempts_before(mailbox.cursor);
-            let is_fresh = mailbox.fresh.front().is_some_and(|fresh| fresh.sequence == place.sequence);
-            if let Some(fresh) = is_fresh.then(|| mailbox.fresh.pop_front()).flatten() {
-                self.fresh_bytes -= fresh.bytes.len();
-                let next = mailbox.fresh.front().map(|next| next.sequence);
-                mailbox.cursor = next.unwrap_or(fresh.sequence + 1);
-                let bytes = fresh.bytes.len() as u64;
-                if self.is_alive(place, fresh.exp, bytes, now) {
-                    let waiting = Waiting { attempts, unanswered: 0, bytes };
-                    return Ok(Some((fresh.sequence, waiting, fresh.bytes)));
-                }
-                continue;
-            }
-            let end = mailbox.fresh.front().map_or(after(number, mailbox.last), |fresh| Place {
-                mailbox: number,
-                sequence: fresh.sequence,
-            });
-            let Some(file) = &self.file else { return Ok(None) };
-            let mut found = None;
-            file.each(place..end, |place, raw| {
-                found = Some((place, raw.to_vec()));
-                false
-            })?;
-            let Some((place, raw)) = found else {
-                mailbox.cursor = end.sequence;
-                continue;
-            };
-            mailbox.cursor = place.sequence + 1;
-            let attempts = mailbox.attempts_before(place.sequence);
-            if self.settled.contains(&place) {
-                continue;
-            }
-            let mut waiting = Waiting { attempts, unanswered: 0, bytes: raw.len() as u64 };
-            if let Some((bytes, exp)) = self.read(place, &raw, waiting, now) {
-                waiting.bytes = bytes.len() as u64;
-                if self.is_alive(place, exp, waiting.bytes, now) {
-                    return Ok(Some((place.sequence, waiting, bytes)));
-                }
-            }
-        }
-    }
-
-    /// The body of a message and when it ends. One that is damaged dies.
-    fn read(&mut self, place: Place, raw: &[u8], waiting: Waiting, now: Now) -> Option<(Bytes, u64)> {
-        let mark = self.file.as_ref()?.mark();
-        if let Some(Entry::Message(message)) = Entry::decode(mark, place, raw) {
-            return Some((Bytes::copy_from_slice(message.body), message.exp));
-        }
-        let is_dying = self.dying.iter().any(|dying| dying.place == place);
-        if !is_dying {
-            self.let_die(Dying { place, waiting, reason: Reason::Damaged }, now);
-        }
-        None
-    }
-
-    /// Whether a message has not expired; one that has leaves.
-    fn is_alive(&mut self, place: Place, exp: u64, bytes: u64, now: Now) -> bool {
-        if exp <= now.unix {
-            self.remove(place, bytes, now);
-        }
-        exp > now.unix
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::*;
 use crate::queue::conformance::{MemoryMedium, body, fresh_mailbox, message};
-use crate::queue::{BoxFuture, Subscription, transient_pause};
+use crate::queue::{BoxFuture, Lane, Subscription, transient_pause};
 
 /// A depot, its clock, and what its subscribers have said since the last turn.
 struct Bench {
