@@ -307,6 +307,51 @@ fn what_a_foreign_store_wrapped_never_leaves_again_and_wraps_nothing() {
     assert_eq!(there.client().bytes(call).unwrap(), b"data");
 }
 
+/// Nothing says what was wrong: the length, the nonce, the data, the tag, the padding, or what was in it.
+#[test]
+fn n7_8_all_that_a_peer_can_get_wrong_is_one_status() {
+    let daemon = Daemon::start(APP);
+    let mut operator = daemon.operator();
+    let rsa = make(&mut operator, "rsa-2048:wrap", "app/rsa").id;
+    let aes = make(&mut operator, "aes-256:wrap", "app/aes").id;
+    let mut client = daemon.client();
+    let leaves = NewKey { extractable: true, ..new("hmac-sha256:mac", "app/mac") };
+    let mac = client.key(Call::Generate(leaves)).unwrap().id;
+    let wanted = new("hmac-sha256:mac", "app/new");
+    for (with, form) in [(rsa, Form::Oaep), (aes, Form::Kwp), (aes, Form::Sealed)] {
+        let whole = client.bytes(GeneralCall::Wrap { with, key: mac, form }).unwrap();
+        for wrapped in wrong(&whole) {
+            let call = GeneralCall::Unwrap { with, form, wrapped: &wrapped, new: wanted };
+            assert_eq!(client.key(Call::General(call)), Err(FAILED), "{form:?} {}", wrapped.len());
+        }
+    }
+    for (usage, mode) in [
+        ("aes-128:aead", Mode::Gcm),
+        ("aes-256:aead", Mode::GcmSiv),
+        ("aes-256:aead", Mode::CtrHmac),
+        ("aes-256:cbc-legacy", Mode::CbcHmac),
+    ] {
+        let key = make(&mut client, usage, &format!("app/{mode:?}")).id;
+        let whole = client.bytes(GeneralCall::Encrypt { key, mode, aad: b"", data: &[7; 40] }).unwrap();
+        for sealed in wrong(&whole) {
+            let call = GeneralCall::Decrypt { key, mode, aad: b"", sealed: &sealed };
+            assert_eq!(client.bytes(call), Err(FAILED), "{mode:?} {}", sealed.len());
+        }
+    }
+}
+
+/// Every truncation, something longer, nothing, and every changed byte.
+fn wrong(whole: &[u8]) -> Vec<Vec<u8>> {
+    let cut = (0..whole.len()).map(|length| whole[..length].to_vec());
+    let changed = (0..whole.len()).map(|at| {
+        let mut changed = whole.to_vec();
+        changed[at] ^= 1;
+        changed
+    });
+    let longer = [whole, &[0]].concat();
+    cut.chain(changed).chain([longer, vec![0; whole.len()], vec![0xff; whole.len()]]).collect()
+}
+
 fn client_key(client: &mut Client, label: &str) -> KeyId {
     client.list().into_iter().find(|key| key.label == label).unwrap().id
 }
