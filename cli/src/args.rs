@@ -372,6 +372,9 @@ pub(crate) enum KeyCommand {
         /// It may leave the service, wrapped by another key
         #[arg(long, requires = "key_type")]
         extractable: bool,
+        /// Take its private half in, which is asked for in hexadecimal, instead of making one
+        #[arg(long, requires = "key_type")]
+        private: bool,
         /// It ends after so many days
         #[arg(long, value_name = "N")]
         days: Option<u64>,
@@ -425,7 +428,7 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         at: AtService,
     },
-    /// Take in what `onward key wrap` printed elsewhere: one line of standard input
+    /// Take in what `onward key wrap` printed elsewhere, which is asked for
     Unwrap {
         /// The key that wrapped it
         #[arg(long, value_name = "LABEL")]

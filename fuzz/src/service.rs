@@ -1,7 +1,9 @@
 //! F9 and part of F15: what the key service reads from clients, from its disk and from its operator.
 
 use onward_keyd::policy::Policy;
-use onward_keys::service::{Reply, Request, frame};
+use onward_keys::general::request::GeneralCall;
+use onward_keys::general::wrapping::WrappedKey;
+use onward_keys::service::{Call, Reply, Request, frame};
 
 /// Frames as a connection brings them: a request that is read has one encoding, and an answer is read without harm.
 /// Accepted when every byte belonged to a request.
@@ -26,6 +28,11 @@ pub fn f9_service(data: &[u8]) -> bool {
         let Ok(request) = Request::decode(content) else {
             return false;
         };
+        if let Call::General(GeneralCall::Unwrap { wrapped, .. }) = request.call
+            && let Ok(key) = WrappedKey::decode(wrapped)
+        {
+            assert_eq!(key.encode(), wrapped, "a wrapped key has one encoding");
+        }
         let mut again = Vec::new();
         request.put(&mut again);
         assert_eq!(again, &rest[..used], "a request has one encoding");

@@ -1,11 +1,10 @@
 //! `onward key`: the keys of the key service. Their private halves never come here, but for one that is imported.
 
-use std::io::{BufRead as _, Read as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use onward::general::wrapping::WrappedKey;
-use onward::general::{Form, General, WRAPPED_BYTES_MAX};
+use onward::general::{Form, General};
 use onward::{KeyClient, KeyId, KeyMeta, KeyState, KeyUsage, NewKey, Vault as _, read_development_key};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -14,11 +13,12 @@ use super::keyd::{client, failed, operator, service_dir};
 use crate::args::KeyCommand;
 use crate::error::{CliError, Code};
 use crate::output::{Output, Table};
+use crate::passphrase;
 use crate::state::{State, checked_name};
 
 pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> Result<(), CliError> {
     match command {
-        KeyCommand::Create { at, label, usage, key_type, family, extractable, days } => {
+        KeyCommand::Create { at, label, usage, key_type, family, extractable, private, days } => {
             let expires = days.map(|days| now() + days * 24 * 3600);
             let usage = match (usage, key_type, family) {
                 (Some(usage), ..) => parse_usage(&usage)?,
@@ -27,7 +27,12 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
                 }
             };
             let new = NewKey { usage, label: &label, expires, extractable };
-            let made = operator(state, &at).await?.create(new).await;
+            let operator = operator(state, &at).await?;
+            let made = if private {
+                operator.import(new, None, &passphrase::ask_bytes("private half")?).await
+            } else {
+                operator.create(new).await
+            };
             let made = made.map_err(|error| {
                 let refused = failed(format!("key `{label}` was not made"), error);
                 refused.help(
@@ -102,13 +107,10 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
         KeyCommand::Unwrap { at, with } => {
             let operator = operator(state, &at).await?;
             let with = find(&operator, &with).await?;
-            let mut line = String::new();
-            std::io::stdin().lock().take(2 * WRAPPED_BYTES_MAX as u64 + 1).read_line(&mut line).map_err(
-                |error| CliError::new(Code::Usage, "standard input cannot be read").because(error),
-            )?;
-            let none = || CliError::new(Code::Usage, "standard input is no wrapped key");
-            let bytes = unhex(line.trim()).ok_or_else(none)?;
-            let was = WrappedKey::decode(&bytes).map_err(|error| none().because(error))?.meta;
+            let bytes = passphrase::ask_bytes("wrapped key")?;
+            let was = WrappedKey::decode(&bytes)
+                .map_err(|error| CliError::new(Code::Input, "it is no wrapped key").because(error))?;
+            let was = was.meta;
             let KeyMeta { usage, ref label, expires, extractable, .. } = was;
             let new = NewKey { usage, label, expires, extractable };
             let taken = operator.unwrap(with.id, Form::Sealed, &bytes, new).await;
@@ -241,13 +243,6 @@ fn parse_general(key_type: &str, family: &str) -> Result<KeyUsage, CliError> {
 
 /// A public half is listed by its first bytes: enough to know it by. `show` prints the whole.
 const LISTED_PUBLIC_BYTES: usize = 32;
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().as_chunks::<2>();
-    let digit = |digit: u8| char::from(digit).to_digit(16);
-    let byte = |pair: &[u8; 2]| Some((digit(pair[0])? << 4 | digit(pair[1])?) as u8);
-    digits.0.iter().map(byte).collect::<Option<_>>().filter(|_| digits.1.is_empty())
-}
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
