@@ -7,7 +7,7 @@
 //! - Handshake state is dropped at the first failure, and freed once the channel is ready.
 //! - Everything a peer can grow is bounded in count and bytes.
 //!
-//! Specification: docs/protocol.md §3.
+//! Specification: docs/protocol.md §3, §5.
 
 mod epoch;
 mod error;
@@ -15,6 +15,8 @@ mod handshake;
 pub mod identity;
 mod listener;
 mod mode;
+#[cfg(feature = "ok2cry")]
+pub mod ok2cry;
 mod random;
 mod reassembly;
 mod record;

@@ -86,8 +86,8 @@ impl Resolver {
         }
     }
 
-    /// For published vectors, whose static keys are in the open.
-    #[cfg(test)]
+    /// For a static key that is used here: a disposable one, or one of a published vector.
+    #[cfg(any(test, feature = "ok2cry"))]
     pub(crate) fn with_local_keys(backend: Backend, seed: &[u8; 32]) -> Self {
         Self { backend, random: Mutex::new(SeededRandom::new(seed)), fixed: Mutex::new(None) }
     }

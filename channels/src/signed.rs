@@ -88,7 +88,7 @@ impl<C> Encode<C> for Signed {
     fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         e.array(2)?.bytes(&self.body)?.array(self.signatures.len() as u64)?;
         for signature in &self.signatures {
-            e.array(2)?.u8(signature.algorithm.number())?.bytes(&signature.bytes)?;
+            put_signature(e, signature)?;
         }
         Ok(())
     }
@@ -104,7 +104,16 @@ impl<'b, C> Decode<'b, C> for Signed {
     }
 }
 
-fn signature(d: &mut Decoder<'_>) -> Result<Signature, decode::Error> {
+/// Writes one `[alg, sig]`.
+pub(crate) fn put_signature<W: Write>(
+    e: &mut Encoder<W>,
+    signature: &Signature,
+) -> Result<(), encode::Error<W::Error>> {
+    e.array(2)?.u8(signature.algorithm.number())?.bytes(&signature.bytes)?.ok()
+}
+
+/// Reads one `[alg, sig]`.
+pub(crate) fn signature(d: &mut Decoder<'_>) -> Result<Signature, decode::Error> {
     strict::array(d, 2)?;
     let algorithm = SignatureAlgorithm::try_from(d.u8()?)
         .map_err(|_: SignatureError| strict::refuse(d, "unknown algorithm"))?;

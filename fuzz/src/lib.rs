@@ -36,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("f4_datagram", f4_datagram),
     ("f5_handshake", f5_handshake),
     ("f6_records", f6_records),
+    ("f8_exchange", f8_exchange),
     ("f9_service", f9_service),
     ("f9_store", f9_store),
     ("f10_queue", f10_queue),
@@ -95,6 +96,11 @@ pub fn f3_message(data: &[u8]) -> bool {
 /// comes.
 pub fn f4_datagram(data: &[u8]) -> bool {
     onward_transports::fuzzing::datagrams(data)
+}
+
+/// Disposable keys and what is sealed to them: what decodes has one encoding, and nothing opens that nobody sealed.
+pub fn f8_exchange(data: &[u8]) -> bool {
+    onward_channels::ok2cry::fuzzing::objects(data)
 }
 
 /// Identities, histories, attestations and credentials: what decodes has one encoding.

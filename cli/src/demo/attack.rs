@@ -7,7 +7,7 @@
 //!
 //! It counts what it did and says nothing of what came of it: that is counted at the two ends.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -119,8 +119,9 @@ pub(super) struct Attacker {
     kept: [VecDeque<Frame>; 2],
     held: [Option<Vec<u8>>; 2],
     turn: usize,
-    /// The true way back to the client, which a redirected frame did not name.
-    back: Route,
+    /// The true ways back to the client, which redirected frames did not name, by where the frames went: of each session
+    /// that is in use while one replaces another, and of the handshake.
+    backs: HashMap<Address, Route>,
     canary: Route,
 }
 
@@ -134,7 +135,7 @@ impl Attacker {
             kept: Default::default(),
             held: [None, None],
             turn: 0,
-            back: Route::empty(),
+            backs: HashMap::new(),
             canary: local(CANARY),
         }
     }
@@ -149,11 +150,18 @@ impl Attacker {
     fn meet(&mut self, way: Way, bytes: Vec<u8>) -> Vec<Vec<u8>> {
         let Some(mut frame) = Frame::decode(bytes) else { return Vec::new() };
         match way {
-            Way::Forth => self.back = frame.ret.clone(),
+            Way::Forth => {
+                if let Some(to) = last(&frame.onward) {
+                    self.backs.insert(to, frame.ret.clone());
+                }
+            }
             // What was redirected goes where it was meant to go, or nobody would hear the answer.
             Way::Back if frame.onward == self.canary => {
-                frame.bytes = frame.with(&self.back, &frame.ret, &frame.payload);
-                frame.onward = self.back.clone();
+                // A session that answers for the first time was asked at the listener.
+                let asked = last(&frame.ret).and_then(|session| self.backs.get(&session));
+                let asked = asked.or_else(|| self.backs.get(&last(&local(CHANNELS))?));
+                frame.onward = asked.cloned().unwrap_or_default();
+                frame.bytes = frame.with(&frame.onward, &frame.ret, &frame.payload);
             }
             Way::Back => {}
         }
@@ -297,6 +305,10 @@ impl Attacker {
         }
         kept.push_back(frame);
     }
+}
+
+fn last(route: &Route) -> Option<Address> {
+    route.iter().last().map(|address| address.to_owned())
 }
 
 /// The route to a worker of the node that reads it; empty for what is no name.
@@ -475,5 +487,13 @@ mod tests {
         let out = attacker.meet(Way::Back, answer);
         let back = Frame::decode(out[0].clone()).unwrap();
         assert_eq!((back.onward.to_string().as_str(), &back.payload[..]), ("hop => client", &b"answer"[..]));
+        // A session that replaces the first has a way of its own, and the first keeps its.
+        let handshake = Message::new(local(CHANNELS).as_ref(), local("next").as_ref(), b"first message");
+        attacker.meet(Way::Forth, encode(&handshake));
+        for (answers, client) in [("successor", "next"), ("session", "hop => client")] {
+            let answer = encode(&Message::new(local(CANARY).as_ref(), local(answers).as_ref(), b"answer"));
+            let back = Frame::decode(attacker.meet(Way::Back, answer)[0].clone()).unwrap();
+            assert_eq!(back.onward.to_string(), client);
+        }
     }
 }
