@@ -9,7 +9,7 @@
 use onward_keys::general::request::GeneralCall;
 use onward_keys::general::wrapping::{self, WrappedKey};
 use onward_keys::general::{
-    Failed, Family, Form, General, agreement, cipher, encapsulation, material, sealing, signing,
+    Failed, Family, Form, General, agreement, cipher, encapsulation, hpke, material, sealing, signing,
 };
 use onward_keys::service::{Call, KeyMeta, NewKey, Outcome, Refusal};
 use onward_keys::store::{Key, Store};
@@ -83,6 +83,11 @@ pub(crate) fn operate(
             let (_, general, secret) = open(store, now, key, Family::EcdhKdf)?;
             let derived = agreement::agree(general.kind(), &secret, peer, info, bytes.into());
             derived.map(Outcome::Bytes).map_err(refusal)
+        }
+        GeneralCall::HpkeOpen { key, enc, info, aad, ciphertext } => {
+            let (_, general, secret) = open(store, now, key, Family::Hpke)?;
+            let opened = hpke::open(general.kind(), &secret, enc, (info, aad), ciphertext);
+            opened.map(Outcome::Bytes).map_err(refusal)
         }
         GeneralCall::Encrypt { key, mode, aad, data } => {
             let (.., secret) = open(store, now, key, mode.family())?;

@@ -317,7 +317,7 @@ fn read_digest(text: &str) -> Option<[u8; 32]> {
 }
 
 /// What a rule can grant. Everything else is an operator's.
-const GRANTED: [CallKind; 23] = [
+const GRANTED: [CallKind; 24] = [
     CallKind::Generate,
     CallKind::Public,
     CallKind::List,
@@ -330,6 +330,7 @@ const GRANTED: [CallKind; 23] = [
     CallKind::SignRaw,
     CallKind::Verify,
     CallKind::EcdhKdf,
+    CallKind::HpkeOpen,
     CallKind::Encrypt,
     CallKind::Decrypt,
     CallKind::Wrap,

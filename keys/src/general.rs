@@ -20,6 +20,8 @@ pub mod cipher;
 #[cfg(feature = "store")]
 pub mod encapsulation;
 #[cfg(feature = "store")]
+pub mod hpke;
+#[cfg(feature = "store")]
 pub mod material;
 pub mod request;
 #[cfg(feature = "store")]
@@ -87,6 +89,8 @@ pub enum KeyType {
     MlKem1024 = 14,
     /// Private: the seed, 32 bytes. Public: 1,952.
     MlDsa65 = 15,
+    /// ML-KEM-768 and X25519 in one. Private: the seed, 32 bytes. Public: 1,216.
+    XWing = 16,
 }
 
 impl KeyType {
@@ -108,7 +112,12 @@ impl KeyType {
         cfg!(feature = "accel")
             || matches!(
                 self,
-                Self::Ed25519 | Self::X25519 | Self::HmacSha256 | Self::MlKem768 | Self::MlKem1024
+                Self::Ed25519
+                    | Self::X25519
+                    | Self::HmacSha256
+                    | Self::MlKem768
+                    | Self::MlKem1024
+                    | Self::XWing
             )
     }
 
@@ -124,6 +133,7 @@ impl KeyType {
             Self::MlKem768 => bytes == 1184,
             Self::MlKem1024 => bytes == 1568,
             Self::MlDsa65 => bytes == 1952,
+            Self::XWing => bytes == 1216,
         }
     }
 }
@@ -137,6 +147,8 @@ pub enum Family {
     SignRaw = 1,
     /// Agrees, and derives from what was agreed.
     EcdhKdf = 2,
+    /// Opens what was sealed to it.
+    Hpke = 3,
     /// Wraps and unwraps other keys.
     Wrap = 4,
     /// Encrypts and decrypts with authentication.
@@ -159,11 +171,12 @@ pub struct General {
 
 impl General {
     /// Every pair of type and family that there is.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::new(KeyType::Ed25519, Family::SignRaw, "ed25519:sign-raw"),
         Self::new(KeyType::X25519, Family::EcdhKdf, "x25519:ecdh-kdf"),
         Self::new(KeyType::P256, Family::SignRaw, "p-256:sign-raw"),
         Self::new(KeyType::P256, Family::EcdhKdf, "p-256:ecdh-kdf"),
+        Self::new(KeyType::P256, Family::Hpke, "p-256:hpke"),
         Self::new(KeyType::P384, Family::SignRaw, "p-384:sign-raw"),
         Self::new(KeyType::P384, Family::EcdhKdf, "p-384:ecdh-kdf"),
         Self::new(KeyType::P521, Family::SignRaw, "p-521:sign-raw"),
@@ -184,6 +197,7 @@ impl General {
         Self::new(KeyType::MlKem768, Family::Kem, "ml-kem-768:kem"),
         Self::new(KeyType::MlKem1024, Family::Kem, "ml-kem-1024:kem"),
         Self::new(KeyType::MlDsa65, Family::SignRaw, "ml-dsa-65:sign-raw"),
+        Self::new(KeyType::XWing, Family::Hpke, "x-wing:hpke"),
     ];
 
     const fn new(kind: KeyType, family: Family, name: &'static str) -> Self {

@@ -137,6 +137,7 @@ pub enum CallKind {
     Verify = 7,
     Agree = 8,
     EcdhKdf = 9,
+    HpkeOpen = 10,
     Encrypt = 11,
     Decrypt = 12,
     Wrap = 13,
@@ -160,7 +161,7 @@ pub enum CallKind {
 
 impl CallKind {
     /// Every operation.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Generate,
         Self::Import,
         Self::Public,
@@ -170,6 +171,7 @@ impl CallKind {
         Self::Verify,
         Self::Agree,
         Self::EcdhKdf,
+        Self::HpkeOpen,
         Self::Encrypt,
         Self::Decrypt,
         Self::Wrap,
@@ -216,6 +218,7 @@ impl CallKind {
             Self::Verify => "verify",
             Self::Agree => "agree",
             Self::EcdhKdf => "ecdh-kdf",
+            Self::HpkeOpen => "hpke-open",
             Self::Encrypt => "encrypt",
             Self::Decrypt => "decrypt",
             Self::Wrap => "wrap",
@@ -847,6 +850,13 @@ mod tests {
             }),
             Call::Agree { key: KEY, peer: &[9; 32] },
             Call::General(GeneralCall::EcdhKdf { key: KEY, peer: b"peer", info: b"info", bytes: 48 }),
+            Call::General(GeneralCall::HpkeOpen {
+                key: KEY,
+                enc: b"enc",
+                info: b"",
+                aad: b"aad",
+                ciphertext: b"ciphertext",
+            }),
             Call::General(GeneralCall::Encrypt { key: KEY, mode: Mode::GcmSiv, aad: b"aad", data: b"" }),
             Call::General(GeneralCall::Decrypt { key: KEY, mode: Mode::Gcm, aad: b"", sealed: b"sealed" }),
             Call::General(GeneralCall::Wrap { with: KEY, key: KEY, form: Form::Kwp }),

@@ -42,20 +42,20 @@ fn a_key_of_general_use_comes_back_whatever_its_length_and_can_only_be_narrowed(
     let home = Home::new();
     let mut store = home.create();
     for (at, bytes) in [(1, 16), (2, 32), (3, MATERIAL_BYTES_MAX)] {
-        store.insert_general(general(at), &vec![at; bytes]).unwrap();
+        store.insert_general(general(at), &vec![0x50 | at; bytes]).unwrap();
     }
     store.insert(meta(4, KeyUsage::Identity), &mut [4; 32]).unwrap();
     store.narrow(general(2).id).unwrap();
     store.destroy(general(3).id).unwrap();
     let content = fs::read(home.file()).unwrap();
-    assert!(!content.windows(16).any(|window| window == [1; 16]), "a private half is sealed");
+    assert!(!content.windows(16).any(|window| window == [0x51; 16]), "a private half is sealed");
     let store = store.lock().unwrap().unlock(PASSPHRASE, arena()).unwrap();
     let read = |at| store.key(general(at).id).unwrap();
-    assert_eq!(read(1).material().unwrap().unwrap()[..], [1; 16]);
-    assert_eq!(read(2).material().unwrap().unwrap()[..], [2; 32]);
+    assert_eq!(read(1).material().unwrap().unwrap()[..], [0x51; 16]);
+    assert_eq!(read(2).material().unwrap().unwrap()[..], [0x52; 32]);
     assert!(read(3).material().unwrap().is_none());
     assert!(read(1).meta.extractable && !read(2).meta.extractable);
-    assert_ne!(read(1).secret.as_ref().unwrap().as_bytes()[..16], [1; 16]);
+    assert_ne!(read(1).secret.as_ref().unwrap().as_bytes()[..16], [0x51; 16]);
     assert_eq!(
         store.key(meta(4, KeyUsage::Identity).id).unwrap().secret.as_ref().unwrap().as_bytes(),
         &[4; 32]

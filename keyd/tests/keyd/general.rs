@@ -1,9 +1,9 @@
 //! Keys of general use: what each does, and all that it does not.
 
 use onward_keys::general::request::GeneralCall;
-use onward_keys::general::{Family, Form, General, KeyType, Mode, OUTPUT_BYTES_MAX, Scheme, signing};
+use onward_keys::general::{Family, Form, General, KeyType, Mode, OUTPUT_BYTES_MAX, Scheme, hpke, signing};
 use onward_keys::service::{Call, KeyMeta, KeyState, NewKey, Refusal};
-use onward_keys::{KeyId, KeyUsage, SignatureType, signed_bytes};
+use onward_keys::{Backend, KeyId, KeyUsage, SignatureType, signed_bytes};
 
 use crate::harness::{Client, Daemon, Not, general_calls};
 
@@ -14,7 +14,7 @@ const APP: &str = r#"
     name = "app"
     labels = ["app/*"]
     rate = 100000
-    ops = ["public", "list", "generate", "destroy", "disable", "enable", "sign-raw", "verify", "ecdh-kdf", "encrypt",
+    ops = ["public", "list", "generate", "destroy", "disable", "enable", "sign-raw", "verify", "ecdh-kdf", "hpke-open", "encrypt",
            "decrypt", "wrap", "unwrap", "mac", "encapsulate", "decapsulate", "seal", "open", "narrow"]
 "#;
 
@@ -35,6 +35,7 @@ fn is_of(family: Family, call: &GeneralCall<'_>) -> bool {
     match call {
         GeneralCall::SignRaw { .. } | GeneralCall::Verify { .. } => family == Family::SignRaw,
         GeneralCall::EcdhKdf { .. } => family == Family::EcdhKdf,
+        GeneralCall::HpkeOpen { .. } => family == Family::Hpke,
         GeneralCall::Encrypt { mode, .. } | GeneralCall::Decrypt { mode, .. } => family == mode.family(),
         GeneralCall::Wrap { .. } | GeneralCall::Unwrap { .. } => family == Family::Wrap,
         GeneralCall::Mac { .. } => family == Family::Mac,
@@ -111,6 +112,7 @@ fn every_kind_of_key_does_its_work_within_its_rule() {
                 assert_eq!(one.len(), 40);
                 assert_eq!(derive(&mut client, key.id, &peer.public[1..], 40), Err(FAILED));
             }
+            Family::Hpke => opens(&mut client, &key, general.kind()),
             Family::Aead => {
                 for mode in [Mode::Gcm, Mode::GcmSiv, Mode::CtrHmac] {
                     encrypts(&mut client, &key, mode);
@@ -156,6 +158,23 @@ fn signs(client: &mut Client, key: &KeyMeta, kind: KeyType) {
         let typed = signed_bytes(SignatureType::Release, b"body");
         let call = GeneralCall::SignRaw { key: key.id, scheme, message: &typed };
         assert_eq!(client.bytes(call), Err(BAD), "a typed signature is nobody's to ask for");
+    }
+}
+
+fn opens(client: &mut Client, key: &KeyMeta, kind: KeyType) {
+    let mut random = rand_core::UnwrapErr(getrandom::SysRng);
+    let (backend, bound) = (Backend::best(), (&b"info"[..], &b"aad"[..]));
+    let suite = hpke::suite(kind).unwrap();
+    for data in [&b""[..], b"data", &[7; 60_000]] {
+        let sealed = suite.seal(backend, &key.public, bound, data, &mut random).unwrap();
+        let mut open = |enc: &[u8], aad: &[u8], ciphertext: &[u8]| {
+            client.bytes(GeneralCall::HpkeOpen { key: key.id, enc, info: b"info", aad, ciphertext })
+        };
+        assert_eq!(open(&sealed.enc, b"aad", &sealed.ct).unwrap(), data);
+        assert_eq!(open(&sealed.enc, b"ada", &sealed.ct), Err(FAILED));
+        assert_eq!(open(&sealed.enc[1..], b"aad", &sealed.ct), Err(FAILED));
+        assert_eq!(open(&sealed.enc, b"aad", &sealed.ct[1..]), Err(FAILED));
+        assert_eq!(open(&sealed.enc, b"aad", b""), Err(FAILED));
     }
 }
 

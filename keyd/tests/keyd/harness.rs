@@ -264,6 +264,7 @@ pub(crate) fn general_calls(key: KeyId) -> Vec<GeneralCall<'static>> {
         GeneralCall::SignRaw { key, scheme: Scheme::Ed25519, message: b"message" },
         GeneralCall::Verify { key, scheme: Scheme::Ed25519, message: b"message", signature: &[7; 64] },
         GeneralCall::EcdhKdf { key, peer: &[9; 32], info: b"info", bytes: 32 },
+        GeneralCall::HpkeOpen { key, enc: &[4; 65], info: b"", aad: b"", ciphertext: &[7; 40] },
         GeneralCall::Encrypt { key, mode: Mode::GcmSiv, aad: b"", data: b"data" },
         GeneralCall::Encrypt { key, mode: Mode::CbcHmac, aad: b"", data: b"data" },
         GeneralCall::Decrypt { key, mode: Mode::GcmSiv, aad: b"", sealed: &[7; 64] },

@@ -8,7 +8,7 @@
 use zeroize::Zeroizing;
 
 use super::{Failed, KeyType};
-use crate::Backend;
+use crate::{Backend, HpkeSuite};
 #[cfg(feature = "accel")]
 use accelerated as nist;
 
@@ -18,7 +18,7 @@ use accelerated as nist;
 /// [`Failed::NotOffered`], or [`Failed::System`] without randomness.
 pub fn generate(kind: KeyType) -> Result<Zeroizing<Vec<u8>>, Failed> {
     let bytes = match kind {
-        KeyType::Ed25519 | KeyType::X25519 | KeyType::HmacSha256 => 32,
+        KeyType::Ed25519 | KeyType::X25519 | KeyType::HmacSha256 | KeyType::XWing => 32,
         KeyType::Aes256 | KeyType::MlDsa65 if kind.is_offered() => 32,
         KeyType::Aes128 if kind.is_offered() => 16,
         KeyType::MlKem768 | KeyType::MlKem1024 => 64,
@@ -48,6 +48,10 @@ pub fn public(kind: KeyType, secret: &[u8]) -> Result<Vec<u8>, Failed> {
             Ok(signer.verifying_key().to_bytes().to_vec())
         }
         KeyType::X25519 => Ok(Backend::best().x25519_public(exactly(secret)?).to_vec()),
+        KeyType::XWing => {
+            let suite = HpkeSuite::XWingChaCha20Poly1305;
+            suite.public_key(Backend::best(), exactly(secret)?).map_err(|_| Failed::Unfit)
+        }
         KeyType::MlKem768 | KeyType::MlKem1024 => super::encapsulation::public(kind, secret),
         KeyType::Aes128 => of_length(secret.len() == 16),
         KeyType::Aes256 => of_length(secret.len() == 32),

@@ -53,6 +53,19 @@ pub enum GeneralCall<'a> {
         /// How much to derive: 1 to [`OUTPUT_BYTES_MAX`] bytes.
         bytes: u16,
     },
+    /// Opens what was sealed to a key of the service.
+    HpkeOpen {
+        /// The key it was sealed to.
+        key: KeyId,
+        /// The encapsulated key.
+        enc: &'a [u8],
+        /// What it is for: 0 to [`AAD_BYTES_MAX`] bytes.
+        info: &'a [u8],
+        /// What it is bound to: 0 to [`AAD_BYTES_MAX`] bytes.
+        aad: &'a [u8],
+        /// Ciphertext and tag.
+        ciphertext: &'a [u8],
+    },
     /// Encrypts with a nonce of the service's choice.
     Encrypt {
         /// The encrypting key.
@@ -152,6 +165,7 @@ impl<'a> GeneralCall<'a> {
             Self::SignRaw { .. } => CallKind::SignRaw,
             Self::Verify { .. } => CallKind::Verify,
             Self::EcdhKdf { .. } => CallKind::EcdhKdf,
+            Self::HpkeOpen { .. } => CallKind::HpkeOpen,
             Self::Encrypt { .. } => CallKind::Encrypt,
             Self::Decrypt { .. } => CallKind::Decrypt,
             Self::Wrap { .. } => CallKind::Wrap,
@@ -173,6 +187,7 @@ impl<'a> GeneralCall<'a> {
             Self::SignRaw { key, .. }
             | Self::Verify { key, .. }
             | Self::EcdhKdf { key, .. }
+            | Self::HpkeOpen { key, .. }
             | Self::Encrypt { key, .. }
             | Self::Decrypt { key, .. }
             | Self::Wrap { with: key, .. }
@@ -197,6 +212,14 @@ impl<'a> GeneralCall<'a> {
             Self::EcdhKdf { key, peer, info, bytes } => {
                 e.array(4)?.bytes(key.as_bytes())?.bytes(peer)?.bytes(info)?.u16(bytes)?.ok()
             }
+            Self::HpkeOpen { key, enc, info, aad, ciphertext } => e
+                .array(5)?
+                .bytes(key.as_bytes())?
+                .bytes(enc)?
+                .bytes(info)?
+                .bytes(aad)?
+                .bytes(ciphertext)?
+                .ok(),
             Self::Encrypt { key, mode, aad, data: text } | Self::Decrypt { key, mode, aad, sealed: text } => {
                 e.array(4)?.bytes(key.as_bytes())?.u8(mode as u8)?.bytes(aad)?.bytes(text)?.ok()
             }
@@ -225,6 +248,7 @@ impl<'a> GeneralCall<'a> {
             CallKind::Mac | CallKind::Decapsulate => 2,
             CallKind::SignRaw | CallKind::Wrap | CallKind::Seal | CallKind::Open => 3,
             CallKind::Verify | CallKind::EcdhKdf | CallKind::Encrypt | CallKind::Decrypt => 4,
+            CallKind::HpkeOpen => 5,
             CallKind::Unwrap => 7,
             _ => return Ok(None),
         };
@@ -244,6 +268,13 @@ impl<'a> GeneralCall<'a> {
                 peer: within(d, PUBLIC_BYTES_MAX)?,
                 info: within(d, AAD_BYTES_MAX)?,
                 bytes: output(d)?,
+            },
+            CallKind::HpkeOpen => Self::HpkeOpen {
+                key: key_id(d)?,
+                enc: within(d, PUBLIC_BYTES_MAX)?,
+                info: within(d, AAD_BYTES_MAX)?,
+                aad: within(d, AAD_BYTES_MAX)?,
+                ciphertext: within(d, DATA_BYTES_MAX + SEAL_BYTES_MAX)?,
             },
             CallKind::Encrypt => Self::Encrypt {
                 key: key_id(d)?,

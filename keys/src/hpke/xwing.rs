@@ -87,7 +87,7 @@ fn combine(
     public: &[u8; 32],
 ) -> SharedSecret {
     let mut hash = Sha3_256::new();
-    for part in [kem.as_bytes(), x25519.as_bytes(), ciphertext, public, &LABEL[..]] {
+    for part in [kem.as_bytes(), x25519.as_bytes(), ciphertext, public, LABEL] {
         sha3::Digest::update(&mut hash, part);
     }
     SharedSecret::new(&Zeroizing::new(hash.finalize().into()))

@@ -54,6 +54,21 @@ impl KeyClient {
         self.operate(GeneralCall::EcdhKdf { key, peer, info, bytes }, |reply| reply.bytes()).await
     }
 
+    /// Opens what was sealed to the key by HPKE in base mode: P-256 with AES-256-GCM, or X-Wing with ChaCha20-Poly1305.
+    ///
+    /// # Errors
+    /// As for every operation here; whatever is wrong with it is one error.
+    pub async fn hpke_open(
+        &self,
+        key: KeyId,
+        enc: &[u8],
+        (info, aad): (&[u8], &[u8]),
+        ciphertext: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        let call = GeneralCall::HpkeOpen { key, enc, info, aad, ciphertext };
+        self.operate(call, |reply| reply.bytes()).await
+    }
+
     /// Encrypts at most 64,000 bytes; the service draws the nonce, which stands in front.
     ///
     /// # Errors
