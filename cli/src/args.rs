@@ -468,6 +468,11 @@ pub(crate) enum KeydCommand {
         #[command(flatten)]
         at: AtService,
     },
+    /// Put another passphrase in the place of the present one; asks for both
+    Passphrase {
+        #[command(flatten)]
+        at: AtService,
+    },
     /// Wipe every private half from memory
     Lock {
         #[command(flatten)]

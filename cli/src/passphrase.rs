@@ -22,7 +22,8 @@ const DIGITS_MAX: usize = 2 * WRAPPED_BYTES_MAX;
 /// A passphrase; wiped on drop.
 pub(crate) type Passphrase = Zeroizing<Vec<u8>>;
 
-/// Asks for a passphrase; with `twice`, for a new one, which at a terminal has to be typed twice.
+/// Asks for a passphrase; with `twice`, for a new one, which at a terminal has to be typed twice. One after another they are
+/// lines of standard input.
 pub(crate) fn ask(twice: bool) -> Result<Passphrase, CliError> {
     let input = io::stdin();
     let terminal = input.is_terminal();
@@ -31,7 +32,8 @@ pub(crate) fn ask(twice: bool) -> Result<Passphrase, CliError> {
         return read_line(&mut file, "passphrase", BYTES_MAX);
     }
     let quiet = Quiet::start(&file).map_err(unreadable)?;
-    let first = prompt("passphrase of the key service: ", &mut file, "passphrase", BYTES_MAX)?;
+    let first = if twice { "new passphrase of the key service: " } else { "passphrase of the key service: " };
+    let first = prompt(first, &mut file, "passphrase", BYTES_MAX)?;
     if twice && first != prompt("once more: ", &mut file, "passphrase", BYTES_MAX)? {
         return Err(CliError::new(Code::Input, "the two passphrases differ"));
     }

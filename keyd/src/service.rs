@@ -153,6 +153,9 @@ impl Service {
             Call::Unlock { passphrase, create } => {
                 return self.unlock(now, caller, passphrase, create).map(|()| Outcome::Done);
             }
+            Call::ChangePassphrase { passphrase, next } => {
+                return self.change_passphrase(now, caller, passphrase, next).map(|()| Outcome::Done);
+            }
             Call::Lock => {
                 self.operates(caller)?;
                 return self.lock(now).map(|()| Outcome::Done);
@@ -298,6 +301,24 @@ impl Service {
             }
             Err(_) => Err(Refusal::Backend),
         }
+    }
+
+    /// Takes another passphrase from whoever shows the present one.
+    fn change_passphrase(
+        &mut self,
+        now: Now,
+        caller: &mut Caller,
+        passphrase: &[u8],
+        next: &[u8],
+    ) -> Result<(), Refusal> {
+        if !self.is_unlocked() {
+            return Err(Refusal::Locked);
+        }
+        self.unlock(now, caller, passphrase, false)?;
+        let State::Unlocked(unlocked) = &mut self.state else {
+            return Err(Refusal::Locked);
+        };
+        unlocked.store.change_passphrase(next).map_err(|_| Refusal::Backend)
     }
 
     /// Begins an unlocked period: the log goes on where it ended.

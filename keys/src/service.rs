@@ -5,7 +5,8 @@
 //! deterministic encoding and borrows from the frame, so that a secret in it is nowhere twice.
 //!
 //! No message has a place for a private key on its way to a client, but for one that another wraps. One carries a private key to the service
-//! ([`Call::Import`]) and one the passphrase of its store ([`Call::Unlock`]): both are wiped with the frame.
+//! ([`Call::Import`]) and two the passphrase of its store ([`Call::Unlock`], [`Call::ChangePassphrase`]): all are wiped
+//! with the frame.
 //!
 //! Specification: docs/protocol.md §7.1, §7.2.
 
@@ -105,6 +106,13 @@ pub enum Call<'a> {
     Disable(KeyId),
     /// Ends a key's rest.
     Enable(KeyId),
+    /// Puts another passphrase in the place of the store's.
+    ChangePassphrase {
+        /// The present one.
+        passphrase: &'a [u8],
+        /// The next one.
+        next: &'a [u8],
+    },
     /// An operation with keys of general use.
     General(GeneralCall<'a>),
 }
@@ -157,11 +165,12 @@ pub enum CallKind {
     Disable = 36,
     Enable = 37,
     Narrow = 38,
+    ChangePassphrase = 39,
 }
 
 impl CallKind {
     /// Every operation.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Generate,
         Self::Import,
         Self::Public,
@@ -191,6 +200,7 @@ impl CallKind {
         Self::Disable,
         Self::Enable,
         Self::Narrow,
+        Self::ChangePassphrase,
     ];
 
     /// The operation's number on the wire.
@@ -238,6 +248,7 @@ impl CallKind {
             Self::Disable => "disable",
             Self::Enable => "enable",
             Self::Narrow => "narrow",
+            Self::ChangePassphrase => "change-passphrase",
         }
     }
 
@@ -273,6 +284,7 @@ impl Call<'_> {
             Self::Reload => CallKind::Reload,
             Self::Disable(_) => CallKind::Disable,
             Self::Enable(_) => CallKind::Enable,
+            Self::ChangePassphrase { .. } => CallKind::ChangePassphrase,
             Self::General(call) => call.kind(),
         }
     }
@@ -329,6 +341,9 @@ impl<'a> Request<'a> {
                 Call::Agree { key, peer } => e.array(2)?.bytes(key.as_bytes())?.bytes(*peer)?.ok(),
                 Call::Attest { key, body } => e.array(2)?.bytes(key.as_bytes())?.bytes(body)?.ok(),
                 Call::Unlock { passphrase, create } => e.array(2)?.bytes(passphrase)?.bool(*create)?.ok(),
+                Call::ChangePassphrase { passphrase, next } => {
+                    e.array(2)?.bytes(passphrase)?.bytes(next)?.ok()
+                }
                 Call::General(call) => call.put(e),
             }
         });
@@ -383,7 +398,7 @@ fn call<'b>(d: &mut Decoder<'b>) -> Result<Call<'b>, decode::Error> {
     let arguments = match kind {
         CallKind::List | CallKind::Status | CallKind::Lock | CallKind::Reload => 0,
         CallKind::Public | CallKind::Destroy | CallKind::Disable | CallKind::Enable => 1,
-        CallKind::Agree | CallKind::Attest | CallKind::Unlock => 2,
+        CallKind::Agree | CallKind::Attest | CallKind::Unlock | CallKind::ChangePassphrase => 2,
         CallKind::Sign => 3,
         CallKind::Generate => 4,
         _ => 6,
@@ -411,6 +426,10 @@ fn call<'b>(d: &mut Decoder<'b>) -> Result<Call<'b>, decode::Error> {
         CallKind::Reload => Call::Reload,
         CallKind::Disable => Call::Disable(key_id(d)?),
         CallKind::Enable => Call::Enable(key_id(d)?),
+        CallKind::ChangePassphrase => Call::ChangePassphrase {
+            passphrase: strict::bytes(d, PASSPHRASE_BYTES_MAX)?,
+            next: strict::bytes(d, PASSPHRASE_BYTES_MAX)?,
+        },
         _ => {
             let key = new_key(d)?;
             let id = strict::optional(d, strict::bytes_exact)?.map(KeyId::from_bytes);
@@ -881,6 +900,7 @@ mod tests {
             Call::Disable(KEY),
             Call::Enable(KEY),
             Call::General(GeneralCall::Narrow(KEY)),
+            Call::ChangePassphrase { passphrase: b"correct horse", next: b"battery staple" },
         ]
     }
 

@@ -343,6 +343,18 @@ impl Store {
             .map_err(|_| fail(StoreError::WrongPassphrase))
     }
 
+    /// Puts another passphrase in the place of the present one. No file that the old one opens is left in the directory;
+    /// copies elsewhere are opened by it for ever.
+    ///
+    /// # Errors
+    /// [`KeyError::Store`], and the passphrase is the old one.
+    pub fn change_passphrase(&mut self, passphrase: &[u8]) -> Result<(), KeyError> {
+        let cost = Kek { cost: self.cost.cost, salt: random()? };
+        let kek = cost.derive(passphrase, &self.arena).map_err(|source| refused(&self.path, source))?;
+        let before = (std::mem::replace(&mut self.cost, cost), std::mem::replace(&mut self.kek, kek));
+        self.write(Keep::Nothing).inspect_err(|_| (self.cost, self.kek) = before)
+    }
+
     fn write(&mut self, keep: Keep) -> Result<(), KeyError> {
         let generation = self.generation + 1;
         let content = self.encode(generation, random()?);

@@ -63,6 +63,22 @@ fn a_key_of_general_use_comes_back_whatever_its_length_and_can_only_be_narrowed(
 }
 
 #[test]
+fn another_passphrase_opens_the_store_and_the_old_one_does_not() {
+    let home = Home::new();
+    let mut store = home.create();
+    store.insert(meta(1, KeyUsage::Identity), &mut [1; 32]).unwrap();
+    store.change_passphrase(b"another").unwrap();
+    assert!(!home.beside("before").exists());
+    assert!(matches!(source(store.check(PASSPHRASE)), StoreError::WrongPassphrase));
+    store.check(b"another").unwrap();
+    let sealed = store.lock().unwrap();
+    assert!(matches!(source(sealed.unlock(PASSPHRASE, arena())), StoreError::WrongPassphrase));
+    let store = sealed.unlock(b"another", arena()).unwrap();
+    let key = store.key(meta(1, KeyUsage::Identity).id).unwrap();
+    assert_eq!(key.secret.as_ref().unwrap().as_bytes(), &[1; 32]);
+}
+
+#[test]
 fn keys_that_one_answer_could_not_list_are_not_taken() {
     let home = Home::new();
     let mut store = home.create();

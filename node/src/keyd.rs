@@ -97,6 +97,15 @@ impl KeyClient {
         self.ask_within(SLOW_DEADLINE, call, None, |reply| reply.done()).await
     }
 
+    /// Puts another passphrase in the place of the store's; the service has to be unlocked.
+    ///
+    /// # Errors
+    /// As [`KeyClient::unlock`]; the passphrase is the old one.
+    pub async fn change_passphrase(&self, passphrase: &[u8], next: &[u8]) -> Result<(), KeyError> {
+        let call = Call::ChangePassphrase { passphrase, next };
+        self.ask_within(SLOW_DEADLINE, call, None, |reply| reply.done()).await
+    }
+
     /// Has the service wipe every secret.
     ///
     /// # Errors
@@ -495,7 +504,7 @@ fn refused(error: ReplyError, key: Option<KeyId>) -> KeyError {
 }
 
 /// Most requests are shorter, and every one with a secret in it but those below.
-const REQUEST_BYTES: usize = 2048;
+const REQUEST_BYTES: usize = 2304;
 /// More than the longest request with data or a private key in it.
 const LONG_REQUEST_BYTES: usize = 68 * 1024;
 const READ_BYTES: usize = 16 * 1024;

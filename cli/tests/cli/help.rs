@@ -57,7 +57,7 @@ fn every_command_has_one_screen_of_help_and_a_manual_page() {
         "key",
         &["create", "ls", "show", "rotate", "disable", "enable", "destroy", "wrap", "unwrap", "import"],
     );
-    has("keyd", &["start", "status", "unlock", "lock", "reload", "policy"]);
+    has("keyd", &["start", "status", "unlock", "passphrase", "lock", "reload", "policy"]);
     has("audit", &["verify", "show"]);
     has("peer", &["add", "rm", "ls"]);
     has("queue", &["ls", "show", "new", "dead", "purge", "redeliver"]);

@@ -163,6 +163,18 @@ fn the_service_is_locked_unlocked_and_told_of_a_new_policy() {
 }
 
 #[test]
+fn another_passphrase_takes_the_place_of_the_old_one() {
+    let service = Service::start();
+    let lines = [PASSPHRASE, b"another one\n"].concat();
+    let changed = service.home.run_with_input(&["keyd", "passphrase"], &lines);
+    assert_eq!(changed.code, 0, "{changed:?}");
+    service.home.run_with_input(&["keyd", "unlock"], PASSPHRASE).fails("E0703", 77);
+    assert_eq!(service.home.run_with_input(&["keyd", "unlock"], b"another one\n").code, 0);
+    service.home.run_with_input(&["keyd", "passphrase"], &lines).fails("E0703", 77);
+    service.home.run_with_input(&["keyd", "passphrase"], b"another one\n").fails("E0110", 1);
+}
+
+#[test]
 fn the_keys_of_a_development_identity_are_taken_over_under_their_names() {
     let service = Service::start();
     assert_eq!(service.run(&["identity", "create", "shop"]).code, 0);

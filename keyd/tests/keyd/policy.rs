@@ -292,6 +292,28 @@ fn ten_wrong_passphrases_are_free_and_the_next_has_to_wait() {
 }
 
 #[test]
+fn another_passphrase_takes_the_place_of_the_old_one_for_good() {
+    let mut daemon = Daemon::start(APP);
+    let key = daemon.operator().make(KeyUsage::PrekeySigning, "app/a");
+    let mut client = daemon.client();
+    let change = |client: &mut Client, passphrase: &str, next: &str| {
+        client.done(Call::ChangePassphrase { passphrase: passphrase.as_bytes(), next: next.as_bytes() })
+    };
+    assert_eq!(change(&mut client, "wrong", "other"), Err(Not::Refused(Refusal::Denied)));
+    change(&mut client, PASSPHRASE, "other").unwrap();
+    assert_eq!(client.unlock(PASSPHRASE), Err(Not::Refused(Refusal::Denied)));
+    client.done(Call::Lock).unwrap();
+    assert_eq!(change(&mut client, "other", "third"), Err(Not::Refused(Refusal::Locked)));
+    assert_eq!(client.unlock(PASSPHRASE), Err(Not::Refused(Refusal::Denied)));
+    client.unlock("other").unwrap();
+    assert!(client.sign(key.id, SignatureType::Prekey, b"x").is_ok());
+    assert!(!daemon.path().join("keys.store.before").exists(), "no file is left that the old one opens");
+    change(&mut client, "other", PASSPHRASE).unwrap();
+    daemon.kill_and_restart();
+    assert!(daemon.client().sign(key.id, SignatureType::Prekey, b"x").is_ok());
+}
+
+#[test]
 fn answers_to_many_requests_at_once_come_in_their_order_and_whole() {
     let daemon = Daemon::start(&APP.replace("types =", "rate = 100000\ntypes ="));
     let mut client = daemon.client();
