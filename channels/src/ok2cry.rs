@@ -11,7 +11,10 @@
 //!
 //! Specification: docs/protocol.md §5.1 to §5.3.
 
+pub mod cache;
+mod composition;
 mod error;
+mod exchange;
 #[doc(hidden)]
 pub mod fuzzing;
 mod key;
@@ -19,11 +22,16 @@ mod noise;
 mod object;
 mod pem;
 mod policy;
+mod schema;
+mod token;
+mod trust;
 
 use onward_keys::{Backend, CryptoRng, Label};
 use zeroize::Zeroizing;
 
+pub use composition::{CHILD_MARGIN_SECONDS, check_child, check_scope};
 pub use error::ExchangeError;
+pub use exchange::{AttestedKey, Carrier, Demand, Expected, Received, Sealing, VerifiedKey};
 pub use key::DisposableKey;
 pub use noise::NoiseSender;
 pub use object::{
@@ -33,6 +41,11 @@ pub use object::{
 };
 pub use pem::PEM_BYTES;
 pub use policy::{Direction, Policy};
+pub use schema::{Schema, canonical_json, schema_digest};
+pub use token::{
+    JWKS_BYTES_MAX, JWKS_SECONDS_MAX, Jwks, TokenClaims, TokenError, TokenVerifier, token_claim,
+};
+pub use trust::{Event, PinnedAttribute, Pins, SealerTrust, TrustMode, Voucher};
 
 use crate::identity::Identifier;
 

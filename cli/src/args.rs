@@ -68,6 +68,9 @@ pub(crate) enum Command {
     /// Start and steer the key service, which holds private keys
     #[command(subcommand)]
     Keyd(KeydCommand),
+    /// Show the cache of disposable keys in the key service
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Check and show what was done with which key
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -486,6 +489,15 @@ pub(crate) enum KeydCommand {
     /// Check a policy, see why it decides as it does
     #[command(subcommand)]
     Policy(KeydPolicyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Show how many disposable keys live, and the log of their lives
+    Status {
+        #[command(flatten)]
+        at: AtService,
+    },
 }
 
 #[derive(Debug, Subcommand)]

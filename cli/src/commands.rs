@@ -1,6 +1,7 @@
 //! What each command does; a file per noun.
 
 mod audit;
+mod cache;
 mod doctor;
 mod identity;
 pub(crate) mod key;
@@ -33,6 +34,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Identity(command) => identity::run(&state()?, command, output).await,
         Command::Key(command) => key::run(&state()?, command, output).await,
         Command::Keyd(command) => keyd::run(&state()?, command, output).await,
+        Command::Cache(command) => cache::run(&state()?, command, output).await,
         Command::Audit(command) => audit::run(&state()?, command, output),
         Command::Doctor(at) => doctor::run(&state()?, &at, output).await,
         Command::Peer(command) => peer::run(&state()?, command, output),

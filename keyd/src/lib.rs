@@ -13,6 +13,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a panic is how a test fails
 
+pub mod cache;
 pub mod files;
 pub mod log;
 pub mod operations;

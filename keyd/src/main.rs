@@ -8,8 +8,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use onward_keyd::cache::CACHE_PLACES;
 use onward_keyd::files::{self, FileError, POLICY_NAME, SOCKET_NAME};
 use onward_keyd::policy::{Client, Policy, Wish};
 use onward_keyd::program::{self, EXAMINE, Examiner};
@@ -117,7 +117,7 @@ fn serve(plan: Plan) -> Result<(), Failed> {
     };
     let (stop, hang_up) = signals()?;
     let notify = service_manager();
-    let arena = Arena::new(ARENA_PLACES, plan.swappable)?;
+    let arena = Arena::new(ARENA_PLACES + CACHE_PLACES, plan.swappable)?;
     let mut protection = sandbox::lock_memory(arena.protection());
     let policy_directory = settings.policy.parent().unwrap_or(&directory).to_owned();
     protection.extend(sandbox::enter(&directory, &policy_directory)?);
@@ -157,9 +157,7 @@ fn unlock(service: &mut Service, create: bool) -> Result<(), Failed> {
     let passphrase = line[..length].split(|byte| *byte == b'\n').next().unwrap_or_default();
     let uid = rustix::process::geteuid().as_raw();
     let mut caller = Caller { client: Client { uid, gid: 0, exe: None }, operator: None };
-    let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u64;
-    let now = Now { unix_ms, steady: Instant::now() };
-    service.answer(now, &mut caller, &Call::Unlock { passphrase, create })?;
+    service.answer(Now::read(), &mut caller, &Call::Unlock { passphrase, create })?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 
 use std::fmt::Write as _;
 
+use onward_channels::ok2cry::cache::Quota;
 use onward_keys::service::CallKind;
 use onward_keys::{KeyUsage, SignatureType};
 use serde::Deserialize;
@@ -52,6 +53,7 @@ pub struct Wish<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     rules: Vec<Rule>,
+    cache: Vec<CacheRule>,
     operators: Vec<u32>,
 }
 
@@ -60,20 +62,70 @@ pub struct Policy {
 pub struct Rule {
     /// Its name, for people.
     pub name: String,
-    uids: Vec<u32>,
-    gids: Vec<u32>,
-    exes: Vec<[u8; 32]>,
+    who: Who,
     labels: Vec<String>,
     usages: Vec<KeyUsage>,
     calls: Vec<CallKind>,
     types: Vec<SignatureType>,
-    hours: Option<(u8, u8)>,
     /// Operations a second with one key.
     pub rate: u32,
     /// How long an attestation may last, in seconds.
     pub attest_seconds: u64,
     /// Whether a key may agree with a public key that belongs to this store.
     pub agree_with_own: bool,
+}
+
+/// A rule for the key cache: who may use it, and what each user may have there.
+#[derive(Clone, Debug)]
+pub struct CacheRule {
+    /// Its name, for people.
+    pub name: String,
+    who: Who,
+    /// What each user may have.
+    pub quota: Quota,
+    /// Whether they may take private keys out that allow it.
+    pub take: bool,
+}
+
+/// Whom a rule is for, and when.
+#[derive(Clone, Debug)]
+struct Who {
+    uids: Vec<u32>,
+    gids: Vec<u32>,
+    exes: Vec<[u8; 32]>,
+    hours: Option<(u8, u8)>,
+}
+
+impl Who {
+    /// Why it is not for `client`; `None` if it is.
+    fn objection(&self, client: &Client) -> Option<&'static str> {
+        let names = |list: &[u32], number| list.is_empty() || list.contains(&number);
+        if !names(&self.uids, client.uid) {
+            return Some("is for other users");
+        }
+        if !names(&self.gids, client.gid) {
+            return Some("is for other groups");
+        }
+        if !self.exes.is_empty() && !client.exe.is_some_and(|exe| self.exes.contains(&exe)) {
+            return Some("is for other programs");
+        }
+        None
+    }
+
+    /// Why it is not for this hour; `None` if it is.
+    fn objection_to_hour(&self, hour: u8) -> Option<&'static str> {
+        match self.hours {
+            Some((from, to)) if !in_hours(from, to, hour) => Some("is for other hours"),
+            _ => None,
+        }
+    }
+}
+
+impl CacheRule {
+    /// Why the rule does not decide; `None` if it does.
+    fn objection(&self, client: &Client, hour: u8) -> Option<&'static str> {
+        self.who.objection(client).or_else(|| self.who.objection_to_hour(hour))
+    }
 }
 
 impl Policy {
@@ -87,11 +139,17 @@ impl Policy {
         if file.version != 1 {
             return Err(PolicyError::Version(file.version));
         }
-        if file.rule.len() > RULES_MAX {
-            return Err(PolicyError::TooManyRules(file.rule.len()));
+        let rules = file.rule.len() + file.cache.len();
+        if rules > RULES_MAX {
+            return Err(PolicyError::TooManyRules(rules));
         }
         let rules = file.rule.into_iter().enumerate().map(|(at, rule)| rule.read(at + 1));
-        Ok(Self { rules: rules.collect::<Result<_, _>>()?, operators: file.operators })
+        let cache = file.cache.into_iter().enumerate().map(|(at, rule)| rule.read(at + 1));
+        Ok(Self {
+            rules: rules.collect::<Result<_, _>>()?,
+            cache: cache.collect::<Result<_, _>>()?,
+            operators: file.operators,
+        })
     }
 
     /// How many rules there are.
@@ -109,7 +167,8 @@ impl Policy {
     /// Whether any rule asks for a client's program.
     #[must_use]
     pub fn looks_at_programs(&self) -> bool {
-        self.rules.iter().any(|rule| !rule.exes.is_empty())
+        let mut all = self.rules.iter().map(|rule| &rule.who).chain(self.cache.iter().map(|rule| &rule.who));
+        all.any(|who| !who.exes.is_empty())
     }
 
     /// Whether the user may show the passphrase; the service's own user and root always may.
@@ -125,10 +184,19 @@ impl Policy {
         Some((u16::try_from(at + 1).ok()?, self.rules.get(at)?))
     }
 
+    /// The first rule for the key cache that is for `client` at this hour of the day, UTC.
+    #[must_use]
+    pub fn decide_cache(&self, client: &Client, hour: u8) -> Option<&CacheRule> {
+        self.cache.iter().find(|rule| rule.objection(client, hour).is_none())
+    }
+
     /// Says for every rule up to the deciding one why it does or does not decide, one line each.
     #[must_use]
     pub fn explain(&self, client: &Client, wish: &Wish<'_>) -> String {
         let mut text = String::new();
+        if wish.call == CallKind::Cache {
+            return self.explain_cache(client, wish.hour);
+        }
         for (number, rule) in (1..).zip(&self.rules) {
             let name = &rule.name;
             let Some(objection) = rule.objection(client, wish) else {
@@ -137,23 +205,36 @@ impl Policy {
             };
             let _ = writeln!(text, "rule {number} `{name}`: {objection}");
         }
-        text.push_str("no rule allows it: denied\n");
+        text.push_str(DENIED);
+        text
+    }
+
+    fn explain_cache(&self, client: &Client, hour: u8) -> String {
+        let mut text = String::new();
+        for (number, rule) in (1..).zip(&self.cache) {
+            let name = &rule.name;
+            let Some(objection) = rule.objection(client, hour) else {
+                let Quota { keys_max, generates_per_second, .. } = rule.quota;
+                let _ = writeln!(
+                    text,
+                    "cache rule {number} `{name}`: allows it, {keys_max} keys, {generates_per_second} a second"
+                );
+                return text;
+            };
+            let _ = writeln!(text, "cache rule {number} `{name}`: {objection}");
+        }
+        text.push_str(DENIED);
         text
     }
 }
 
+const DENIED: &str = "no rule allows it: denied\n";
+
 impl Rule {
     /// Why the rule does not decide; `None` if it does.
     fn objection(&self, client: &Client, wish: &Wish<'_>) -> Option<&'static str> {
-        let names = |list: &[u32], number| list.is_empty() || list.contains(&number);
-        if !names(&self.uids, client.uid) {
-            return Some("is for other users");
-        }
-        if !names(&self.gids, client.gid) {
-            return Some("is for other groups");
-        }
-        if !self.exes.is_empty() && !client.exe.is_some_and(|exe| self.exes.contains(&exe)) {
-            return Some("is for other programs");
+        if let Some(objection) = self.who.objection(client) {
+            return Some(objection);
         }
         if !self.labels.is_empty() && !self.labels.iter().any(|pattern| matches(pattern, wish.label)) {
             return Some("is for keys of other labels");
@@ -168,10 +249,7 @@ impl Rule {
         if wish.call == CallKind::Sign && !wish.kind.is_some_and(|kind| self.types.contains(&kind)) {
             return Some("is for other types of signatures");
         }
-        match self.hours {
-            Some((from, to)) if !in_hours(from, to, wish.hour) => Some("is for other hours"),
-            _ => None,
-        }
+        self.who.objection_to_hour(wish.hour)
     }
 }
 
@@ -229,6 +307,8 @@ struct PolicyFile {
     operators: Vec<u32>,
     #[serde(default)]
     rule: Vec<RuleFile>,
+    #[serde(default)]
+    cache: Vec<CacheRuleFile>,
 }
 
 #[derive(Deserialize)]
@@ -274,24 +354,65 @@ impl RuleFile {
         if calls.contains(&CallKind::Sign) == types.is_empty() {
             return senseless("`sign` and `types` go together");
         }
-        if self.hours.is_some_and(|(from, to)| from > 24 || to > 24) {
-            return senseless("hours go from 0 to 24");
-        }
         Ok(Rule {
-            uids: self.uid,
-            gids: self.gid,
-            exes: read_names(rule, "SHA-256", &self.exe, read_digest)?,
+            who: read_who(rule, self.uid, self.gid, &self.exe, self.hours)?,
             labels: self.labels,
             usages: read_names(rule, "usage", &self.usages, KeyUsage::parse)?,
             calls,
             types,
-            hours: self.hours,
             rate: self.rate.unwrap_or(RATE_DEFAULT),
             attest_seconds: self.attest_seconds.unwrap_or(ATTEST_SECONDS_DEFAULT),
             agree_with_own: self.agree_with_own,
             name: self.name,
         })
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CacheRuleFile {
+    name: String,
+    #[serde(default)]
+    uid: Vec<u32>,
+    #[serde(default)]
+    gid: Vec<u32>,
+    #[serde(default)]
+    exe: Vec<String>,
+    hours: Option<(u8, u8)>,
+    keys: Option<u32>,
+    bytes: Option<u64>,
+    rate: Option<u32>,
+    #[serde(default)]
+    take: bool,
+}
+
+impl CacheRuleFile {
+    fn read(self, rule: usize) -> Result<CacheRule, PolicyError> {
+        let default = Quota::default();
+        Ok(CacheRule {
+            who: read_who(rule, self.uid, self.gid, &self.exe, self.hours)?,
+            quota: Quota {
+                keys_max: self.keys.unwrap_or(default.keys_max),
+                bytes_max: self.bytes.unwrap_or(default.bytes_max),
+                generates_per_second: self.rate.unwrap_or(default.generates_per_second),
+            },
+            take: self.take,
+            name: self.name,
+        })
+    }
+}
+
+fn read_who(
+    rule: usize,
+    uids: Vec<u32>,
+    gids: Vec<u32>,
+    exes: &[String],
+    hours: Option<(u8, u8)>,
+) -> Result<Who, PolicyError> {
+    if hours.is_some_and(|(from, to)| from > 24 || to > 24) {
+        return Err(PolicyError::Senseless { rule, why: "hours go from 0 to 24" });
+    }
+    Ok(Who { uids, gids, exes: read_names(rule, "SHA-256", exes, read_digest)?, hours })
 }
 
 fn read_names<T>(
@@ -443,6 +564,50 @@ mod tests {
             assert!(Policy::parse(&text).is_err(), "{text}");
         }
         assert!(Policy::parse(&rule("ops = [\"agree\"]")).is_ok());
+    }
+
+    #[test]
+    fn the_key_cache_has_rules_of_its_own() {
+        let text = r#"
+            version = 1
+            [[cache]]
+            name = "orders"
+            uid = [1000]
+            hours = [8, 18]
+            keys = 500
+            rate = 20
+            take = true
+            [[cache]]
+            name = "others"
+            gid = [7]
+        "#;
+        let policy = Policy::parse(text).unwrap();
+        let client = |uid, gid| Client { uid, gid, exe: None };
+        let decided = |client, hour| policy.decide_cache(&client, hour).map(|rule| rule.name.as_str());
+        assert_eq!(decided(client(1000, 7), 12), Some("orders"));
+        assert_eq!(decided(client(1000, 7), 20), Some("others"));
+        assert_eq!(decided(client(1001, 8), 12), None);
+        let rule = policy.decide_cache(&client(1000, 7), 12).unwrap();
+        let quota = Quota { keys_max: 500, generates_per_second: 20, ..Quota::default() };
+        assert_eq!((rule.quota, rule.take), (quota, true));
+        assert!(!policy.decide_cache(&client(1, 7), 12).unwrap().take, "off unless it is on");
+        let wish = Wish { call: CallKind::Cache, ..wish(CallKind::Cache) };
+        assert_eq!(
+            policy.explain(&client(1000, 8), &Wish { hour: 20, ..wish }),
+            "cache rule 1 `orders`: is for other hours\ncache rule 2 `others`: is for other groups\n\
+             no rule allows it: denied\n"
+        );
+        assert_eq!(
+            policy.explain(&client(1000, 8), &wish),
+            "cache rule 1 `orders`: allows it, 500 keys, 20 a second\n"
+        );
+        for fields in ["ops = [\"cache\"]", "kesy = 5", "exe = [\"00\"]", "hours = [8, 25]"] {
+            let text = format!("version = 1\n[[cache]]\nname = \"x\"\n{fields}");
+            assert!(Policy::parse(&text).is_err(), "{text}");
+        }
+        // A rule for keys of the store allows nothing here.
+        let text = "version = 1\n[[rule]]\nname = \"x\"\nops = [\"cache\"]";
+        assert!(Policy::parse(text).is_err());
     }
 
     #[test]

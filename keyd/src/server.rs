@@ -8,7 +8,7 @@
 
 use std::io::{self, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use onward_keys::general::PUBLIC_BYTES_MAX;
 use onward_keys::service::{Call, Outcome, Refusal, Request, frame, put_answer};
@@ -19,13 +19,10 @@ use zeroize::Zeroize as _;
 use crate::peer::Peer;
 use crate::policy::Client;
 use crate::program::Examiner;
-use crate::service::{Caller, Now, Service};
+use crate::service::{Caller, Now, REQUEST_BYTES_MAX, Service};
 
 /// Connected clients, at most; further ones wait to be accepted.
 pub const CLIENTS_MAX: usize = 256;
-
-/// Bytes of a request, at most: the longest body to sign with room for the rest.
-pub const REQUEST_BYTES_MAX: usize = 66_000;
 
 /// Requests of a client in one turn while no other client has any.
 pub const TURN_ALONE: usize = 16;
@@ -60,18 +57,20 @@ impl Server {
         self.listener.set_nonblocking(true)?;
         self.hang_up.set_nonblocking(true)?;
         let mut clients: Vec<Connection> = Vec::new();
+        let mut due = None;
         loop {
-            let ready = self.wait(&clients)?;
+            let ready = self.wait(&clients, due)?;
             if ready.stop {
                 // Locked already is as good.
-                let _ = self.service.lock(now());
+                let _ = self.service.lock(Now::read());
                 return Ok(());
             }
             if ready.hang_up {
                 self.hang_up()?;
             }
             for (client, events) in clients.iter_mut().zip(&ready.clients) {
-                client.move_bytes(*events);
+                let bytes_max = self.service.request_bytes_max(Now::read(), &client.caller.client);
+                client.move_bytes(*events, bytes_max);
             }
             if ready.listener && clients.len() < CLIENTS_MAX {
                 clients.extend(self.accept());
@@ -82,9 +81,10 @@ impl Server {
             for client in &mut clients {
                 client.serve(turn, connected, &mut self.service, self.examiner.as_mut());
             }
-            if self.service.record(now()).is_err() {
+            due = self.service.tick(Now::read());
+            if self.service.record(Now::read()).is_err() {
                 // What is not on record is not answered, and nothing more is done.
-                let _ = self.service.lock(now());
+                let _ = self.service.lock(Now::read());
                 clients.clear();
             }
             for client in &mut clients {
@@ -95,14 +95,17 @@ impl Server {
     }
 
     /// Waits until there is something to do.
-    fn wait(&self, clients: &[Connection]) -> io::Result<Ready> {
+    ///
+    /// `due` is when the key cache has something to do, by the clock that counts sleep.
+    fn wait(&self, clients: &[Connection], due: Option<Duration>) -> io::Result<Ready> {
         let busy = clients.iter().any(Connection::has_request);
-        let timeout = match (busy, self.service.is_unlocked()) {
-            (true, _) => Some(Timespec::default()),
-            // The record gets a signed head a second after the last use.
-            (false, true) => Some(Timespec { tv_sec: 1, tv_nsec: 0 }),
-            (false, false) => None,
-        };
+        // The record gets a signed head a second after the last use.
+        let head = self.service.is_unlocked().then_some(Duration::from_secs(1));
+        let cache = due.map(|due| due.saturating_sub(Now::read().boot));
+        let idle = [head, cache].into_iter().flatten().min();
+        let timeout = if busy { Some(Duration::ZERO) } else { idle };
+        let timeout = timeout
+            .map(|wait| Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() });
         let mut waited = Vec::with_capacity(clients.len() + 3);
         waited.push(PollFd::new(&self.stop, PollFlags::IN));
         waited.push(PollFd::new(&self.hang_up, PollFlags::IN));
@@ -126,7 +129,7 @@ impl Server {
             _ => {}
         }
         // Locked already is as good.
-        let _ = self.service.lock(now());
+        let _ = self.service.lock(Now::read());
         Ok(())
     }
 
@@ -145,6 +148,7 @@ impl Server {
             input: Vec::new(),
             read: 0,
             output: Vec::new(),
+            request_bytes_max: REQUEST_BYTES_MAX,
             ended: false,
         };
         connection.examine(self.examiner.as_mut());
@@ -172,13 +176,15 @@ struct Connection {
     read: usize,
     /// Answers that have not left yet.
     output: Vec<u8>,
+    /// Bytes of one request, at most; as many wait.
+    request_bytes_max: usize,
     ended: bool,
 }
 
 impl Connection {
     fn interest(&self) -> PollFlags {
         let mut interest = PollFlags::empty();
-        if self.input.len() - self.read < INPUT_BYTES_MAX && self.output.len() < UNREAD_BYTES_MAX {
+        if self.input.len() - self.read < self.request_bytes_max + 4 && self.output.len() < UNREAD_BYTES_MAX {
             interest |= PollFlags::IN;
         }
         if !self.output.is_empty() {
@@ -194,7 +200,8 @@ impl Connection {
             && !matches!(frame(&self.input[self.read..]), Ok(None))
     }
 
-    fn move_bytes(&mut self, events: PollFlags) {
+    fn move_bytes(&mut self, events: PollFlags, request_bytes_max: usize) {
+        self.request_bytes_max = request_bytes_max;
         if events.contains(PollFlags::OUT) {
             self.send();
         }
@@ -223,7 +230,7 @@ impl Connection {
     fn announces_too_much(&self) -> bool {
         self.input
             .first_chunk::<4>()
-            .is_some_and(|length| u32::from_be_bytes(*length) as usize > REQUEST_BYTES_MAX)
+            .is_some_and(|length| u32::from_be_bytes(*length) as usize > self.request_bytes_max)
     }
 
     /// Does up to `turn` requests.
@@ -252,7 +259,7 @@ impl Connection {
                 let exe = examiner.as_mut().and_then(|examiner| look(&self.peer, examiner));
                 self.caller.client.exe = exe;
             }
-            let mut answer = service.answer(now(), &mut self.caller, &request.call);
+            let mut answer = service.answer(Now::read(), &mut self.caller, &request.call);
             if let (Call::Status, Ok(Outcome::State(state))) = (&request.call, &mut answer) {
                 state.clients = connected;
             }
@@ -323,13 +330,5 @@ fn look(peer: &Peer, examiner: &mut Examiner) -> Option<[u8; 32]> {
     digest.filter(|_| peer.lives())
 }
 
-fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { unix_ms: unix.as_millis() as u64, steady: Instant::now() }
-}
-
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 16 * 1024;
-
-/// Bytes of requests that wait, at most: one of the longest, or many of the usual ones.
-const INPUT_BYTES_MAX: usize = REQUEST_BYTES_MAX + 4;

@@ -9,20 +9,24 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use onward_channels::identity::{Credential, KeyAttest};
-use onward_keys::arena::Arena;
-use onward_keys::audit::{Event, Note};
+use onward_channels::ok2cry::cache::Moment;
+use onward_keys::arena::{Arena, Secret};
+use onward_keys::audit::{Event, Log, Note};
 use onward_keys::general::request::GeneralCall;
 use onward_keys::service::{
-    BODY_BYTES_MAX, Call, CallKind, KeyMeta, KeyState, NewKey, Outcome, Refusal, ServiceState,
+    BODY_BYTES_MAX, Call, CallKind, FRAME_BYTES_MAX, KeyMeta, KeyState, NewKey, Outcome, Refusal,
+    ServiceState,
 };
 use onward_keys::store::{Cost, Key, Sealed, Store};
 use onward_keys::{KeyError, KeyId, KeyUsage, Label, SignatureType, StoreError, private, strict};
+use rustix::time::ClockId;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::log::AuditLog;
+use crate::cache::ServiceCache;
+use crate::log::{self, AUDIT_NAMES, LogFiles};
 use crate::operations::{self, Subject};
 use crate::policy::{Client, NEVER_SIGNED, Policy, Rule, Wish};
 
@@ -38,6 +42,9 @@ pub const GUESS_WAIT_MAX: Duration = Duration::from_secs(3600);
 /// A time in a body to sign may differ from the clock by so much, in seconds. Source: docs/protocol.md §7.2.
 pub const CLOCK_SKEW_SECONDS: u64 = 300;
 
+/// Bytes of a request, at most: the longest body to sign with room for the rest.
+pub const REQUEST_BYTES_MAX: usize = 66_000;
+
 /// Refused uses noted in a second, at most: a client that is refused must not fill the disk.
 pub const REFUSALS_NOTED: u32 = 100;
 
@@ -48,9 +55,26 @@ pub struct Now {
     pub unix_ms: u64,
     /// A clock that only goes forward.
     pub steady: Instant,
+    /// How long the machine has run, sleep included.
+    pub boot: Duration,
 }
 
 impl Now {
+    /// What the clocks say.
+    #[must_use]
+    pub fn read() -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let boot = rustix::time::clock_gettime(ClockId::Boottime);
+        let boot = Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32);
+        Self { unix_ms: unix.as_millis() as u64, steady: Instant::now(), boot }
+    }
+
+    /// The clocks of the key cache.
+    #[must_use]
+    pub fn moment(self) -> Moment {
+        Moment { boot: self.boot, unix_ms: self.unix_ms }
+    }
+
     fn seconds(self) -> u64 {
         self.unix_ms / 1000
     }
@@ -106,7 +130,16 @@ enum State {
 
 struct Unlocked {
     store: Store,
-    log: AuditLog,
+    log: Log<LogFiles>,
+    /// Gives keys and users their names in the log.
+    log_key: Secret,
+    cache: ServiceCache,
+}
+
+impl Unlocked {
+    fn note(&mut self, now: Now, note: &Note) {
+        self.log.note(now.unix_ms, &note.entry(self.log_key.as_bytes()));
+    }
 }
 
 impl Service {
@@ -166,6 +199,13 @@ impl Service {
             }
             Call::List => return Ok(Outcome::Keys(self.list(now, caller))),
             Call::Public(key) => return self.public(now, caller, key).map(Outcome::Key),
+            Call::Cache(request) => {
+                let outcome = self.ask_cache(now, caller, request);
+                if outcome.is_err() {
+                    self.note(now, caller, call, 0, &outcome);
+                }
+                return outcome;
+            }
             _ => {}
         }
         let State::Unlocked(_) = &self.state else {
@@ -184,11 +224,29 @@ impl Service {
         let State::Unlocked(unlocked) = &mut self.state else {
             return Ok(());
         };
-        let Unlocked { store, log } = &mut **unlocked;
-        log.write(now, |body| {
+        let Unlocked { store, log, cache, log_key: _ } = &mut **unlocked;
+        let sign = |body: &[u8]| {
             let key = store.keys().find(|key| is_audit_key(&key.meta))?;
             Some(private::sign(key.secret.as_ref()?.as_bytes(), SignatureType::AuditSth, body))
-        })
+        };
+        log.write(now.unix_ms, now.boot, sign)?;
+        cache.write(now, sign)
+    }
+
+    /// Ends what is over in the key cache, a little of it, and says when to come again.
+    pub fn tick(&mut self, now: Now) -> Option<Duration> {
+        match &mut self.state {
+            State::Unlocked(unlocked) => unlocked.cache.tick(now),
+            _ => None,
+        }
+    }
+
+    /// Bytes of a request of `client`, at most.
+    #[must_use]
+    pub fn request_bytes_max(&self, now: Now, client: &Client) -> usize {
+        // What was sealed to a disposable key may be longer than anything else.
+        let uses_cache = self.policy.decide_cache(client, now.hour()).is_some();
+        if uses_cache { FRAME_BYTES_MAX } else { REQUEST_BYTES_MAX }
     }
 
     /// Wipes every secret; what waits to be written is written.
@@ -202,8 +260,9 @@ impl Service {
         };
         let note =
             Note { event: Event::Stop, call: CallKind::Lock, key: None, rule: 0, user: self.settings.uid };
-        unlocked.log.note(now, &note);
+        unlocked.note(now, &note);
         unlocked.log.end();
+        unlocked.cache.end(now);
         let recorded = self.record(now);
         self.rates.clear();
         let State::Unlocked(unlocked) = std::mem::replace(&mut self.state, State::Empty) else {
@@ -338,11 +397,17 @@ impl Service {
         };
         let signer = <[u8; 32]>::try_from(signer).map_err(|_| Refusal::Backend)?;
         let log_key = store.derive(&Label::new("audit/log")).map_err(|_| Refusal::Backend)?;
-        let mut log =
-            AuditLog::open(&self.settings.directory, log_key, &signer).map_err(|_| Refusal::Backend)?;
+        let directory = &self.settings.directory;
+        let log = LogFiles::open(directory, AUDIT_NAMES, log_key.as_bytes(), |_| ())
+            .and_then(|log| log::write_signer(directory, &signer).map(|()| log))
+            .map_err(|_| Refusal::Backend)?;
+        let cache_key = store.derive(&Label::new("cache/log")).map_err(|_| Refusal::Backend)?;
+        let cache = ServiceCache::begin(now, directory, &self.arena, cache_key, signer);
+        let cache = cache.map_err(|_| Refusal::Backend)?;
         let user = caller.client.uid;
-        log.note(now, &Note { event: Event::Start, call: CallKind::Unlock, key: None, rule: 0, user });
-        self.state = State::Unlocked(Box::new(Unlocked { store, log }));
+        let mut unlocked = Unlocked { store, log, log_key, cache };
+        unlocked.note(now, &Note { event: Event::Start, call: CallKind::Unlock, key: None, rule: 0, user });
+        self.state = State::Unlocked(Box::new(unlocked));
         self.period += 1;
         Ok(())
     }
@@ -361,6 +426,17 @@ impl Service {
         let wish = wish(now, CallKind::Public, meta, None);
         let may = self.is_operator(caller) || self.policy.decide(&caller.client, &wish).is_some();
         if may { Ok(meta.clone()) } else { Err(Refusal::Denied) }
+    }
+
+    fn ask_cache(&mut self, now: Now, caller: &Caller, request: &[u8]) -> Result<Outcome, Refusal> {
+        let rule = self.policy.decide_cache(&caller.client, now.hour()).cloned();
+        if rule.is_none() {
+            self.operates(caller)?;
+        }
+        let State::Unlocked(unlocked) = &mut self.state else {
+            return Err(Refusal::Locked);
+        };
+        unlocked.cache.answer(now, caller.client.uid, rule.as_ref(), request).map(Outcome::Bytes)
     }
 
     /// What needs the store open. Answers with the number of the rule that decided, 0 for none.
@@ -438,7 +514,7 @@ impl Service {
             Err(_) => return,
         };
         if let State::Unlocked(unlocked) = &mut self.state {
-            unlocked.log.note(now, &Note { event, call: call.kind(), key, rule, user: caller.client.uid });
+            unlocked.note(now, &Note { event, call: call.kind(), key, rule, user: caller.client.uid });
         }
     }
 }

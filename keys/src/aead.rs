@@ -133,7 +133,7 @@ fn portable(algorithm: AeadAlgorithm, key: &[u8; 32]) -> Context {
 /// Overwrites what the call before this one left on the stack: a cipher's state is its key, and the copies that it
 /// works on are wiped by nobody else.
 #[inline(never)]
-fn wipe_stack() {
+pub(crate) fn wipe_stack() {
     /// More than the frames of the portable ciphers take.
     const FRAMES: usize = 4096;
     std::hint::black_box(&mut [0u8; FRAMES]);

@@ -18,6 +18,12 @@ pub fn hash(message: &[u8]) -> [u8; 32] {
     Blake2s256::digest(message).into()
 }
 
+/// SHA-256 of `message`, for the formats of others.
+#[must_use]
+pub fn sha256(message: &[u8]) -> [u8; 32] {
+    sha2::Sha256::digest(message).into()
+}
+
 /// MAC: keyed BLAKE2s-256 of `message`, 32 bytes.
 #[must_use]
 pub fn mac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {

@@ -36,6 +36,9 @@ pub const PASSPHRASE_BYTES_MAX: usize = 1024;
 /// Bytes of a body to sign, at most.
 pub const BODY_BYTES_MAX: usize = 65_535;
 
+/// Bytes of a request to the key cache or of its answer, at most: what fits into a frame.
+pub const CACHE_BYTES_MAX: usize = FRAME_BYTES_MAX - 64;
+
 /// What a client asks for.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub struct Request<'a> {
@@ -115,6 +118,8 @@ pub enum Call<'a> {
     },
     /// An operation with keys of general use.
     General(GeneralCall<'a>),
+    /// Asks the key cache: a request as docs/protocol.md §5.4 has it, 1 to [`CACHE_BYTES_MAX`] bytes.
+    Cache(&'a [u8]),
 }
 
 /// What a key to be made is.
@@ -157,6 +162,7 @@ pub enum CallKind {
     Random = 19,
     Seal = 20,
     Open = 21,
+    Cache = 22,
     Attest = 23,
     Status = 32,
     Unlock = 33,
@@ -170,7 +176,7 @@ pub enum CallKind {
 
 impl CallKind {
     /// Every operation.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Generate,
         Self::Import,
         Self::Public,
@@ -201,6 +207,7 @@ impl CallKind {
         Self::Enable,
         Self::Narrow,
         Self::ChangePassphrase,
+        Self::Cache,
     ];
 
     /// The operation's number on the wire.
@@ -249,6 +256,7 @@ impl CallKind {
             Self::Enable => "enable",
             Self::Narrow => "narrow",
             Self::ChangePassphrase => "change-passphrase",
+            Self::Cache => "cache",
         }
     }
 
@@ -286,6 +294,7 @@ impl Call<'_> {
             Self::Enable(_) => CallKind::Enable,
             Self::ChangePassphrase { .. } => CallKind::ChangePassphrase,
             Self::General(call) => call.kind(),
+            Self::Cache(_) => CallKind::Cache,
         }
     }
 }
@@ -340,6 +349,7 @@ impl<'a> Request<'a> {
                 }
                 Call::Agree { key, peer } => e.array(2)?.bytes(key.as_bytes())?.bytes(*peer)?.ok(),
                 Call::Attest { key, body } => e.array(2)?.bytes(key.as_bytes())?.bytes(body)?.ok(),
+                Call::Cache(request) => e.array(1)?.bytes(request)?.ok(),
                 Call::Unlock { passphrase, create } => e.array(2)?.bytes(passphrase)?.bool(*create)?.ok(),
                 Call::ChangePassphrase { passphrase, next } => {
                     e.array(2)?.bytes(passphrase)?.bytes(next)?.ok()
@@ -397,7 +407,7 @@ fn call<'b>(d: &mut Decoder<'b>) -> Result<Call<'b>, decode::Error> {
     }
     let arguments = match kind {
         CallKind::List | CallKind::Status | CallKind::Lock | CallKind::Reload => 0,
-        CallKind::Public | CallKind::Destroy | CallKind::Disable | CallKind::Enable => 1,
+        CallKind::Public | CallKind::Destroy | CallKind::Disable | CallKind::Enable | CallKind::Cache => 1,
         CallKind::Agree | CallKind::Attest | CallKind::Unlock | CallKind::ChangePassphrase => 2,
         CallKind::Sign => 3,
         CallKind::Generate => 4,
@@ -426,6 +436,7 @@ fn call<'b>(d: &mut Decoder<'b>) -> Result<Call<'b>, decode::Error> {
         CallKind::Reload => Call::Reload,
         CallKind::Disable => Call::Disable(key_id(d)?),
         CallKind::Enable => Call::Enable(key_id(d)?),
+        CallKind::Cache => Call::Cache(strict::bytes(d, CACHE_BYTES_MAX)?),
         CallKind::ChangePassphrase => Call::ChangePassphrase {
             passphrase: strict::bytes(d, PASSPHRASE_BYTES_MAX)?,
             next: strict::bytes(d, PASSPHRASE_BYTES_MAX)?,
@@ -495,7 +506,7 @@ pub enum Outcome {
     Shared(SharedSecret),
     /// The state of the service.
     State(ServiceState),
-    /// What an operation of general use yields.
+    /// What an operation of general use yields, or what the key cache answers.
     Bytes(Zeroizing<Vec<u8>>),
     /// Whether it is so.
     Verdict(bool),
@@ -639,6 +650,14 @@ impl<'a> Reply<'a> {
     /// As [`Reply::done`].
     pub fn state(&self) -> Result<ServiceState, ReplyError> {
         self.read(ServiceState::read)
+    }
+
+    /// The answer of the key cache.
+    ///
+    /// # Errors
+    /// As [`Reply::done`].
+    pub fn cache(&self) -> Result<&'a [u8], ReplyError> {
+        self.read(|d| strict::bytes(d, CACHE_BYTES_MAX))
     }
 
     fn read<T>(

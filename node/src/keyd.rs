@@ -170,7 +170,7 @@ impl KeyClient {
     }
 
     /// Asks, and reads the answer as `read` does. `key` is the one that a denial is about.
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         call: Call<'_>,
         key: Option<KeyId>,

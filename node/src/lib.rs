@@ -6,6 +6,8 @@
 //!
 //! Specification: docs/protocol.md.
 
+#[cfg(feature = "ok2cry")]
+mod cache;
 #[cfg(feature = "channels")]
 mod channel;
 mod error;
@@ -29,6 +31,8 @@ mod state;
 #[cfg(feature = "channels")]
 mod tickets;
 
+#[cfg(feature = "ok2cry")]
+pub use cache::{CacheAnswer, CacheClient, CacheError, KeyCache, LocalCache};
 #[cfg(feature = "channels")]
 pub use channel::{Channel, ChannelListener, ChannelOptions, Peer};
 #[cfg(feature = "channels")]
@@ -37,6 +41,8 @@ pub use identity::Identity;
 pub use keyd::{DEADLINE as KEY_DEADLINE, KeyClient};
 #[cfg(feature = "channels")]
 pub use onward_channels::identity::{Identifier, IdentityError, Trust, VerifiedHistory};
+#[cfg(feature = "ok2cry")]
+pub use onward_channels::ok2cry;
 #[cfg(feature = "channels")]
 pub use onward_channels::{
     CloseCode, Failure as HandshakeFailure, ListenerLimits, Mode, Padding, Profile, Psk, Suite,

@@ -1,6 +1,6 @@
 //! Why an exchange failed.
 
-use super::Policy;
+use super::{Policy, TokenError};
 use crate::identity::IdentityError;
 use crate::strict::Malformed;
 
@@ -18,6 +18,44 @@ pub enum ExchangeError {
     /// What was sealed does not open. Says no more on purpose: detail here is an oracle.
     #[error("what was sealed does not open")]
     Unauthentic,
+
+    /// A policy that is not allowed here.
+    #[error("policy {0} is not allowed here")]
+    Policy(Policy),
+    /// The key is for another API.
+    #[error("the key is for another audience")]
+    Audience,
+    /// The key is for the other way.
+    #[error("the key is for the other direction")]
+    Direction,
+    /// The key begins in the future, or has ended.
+    #[error("the key lives from {iat} to {exp}, now {now}")]
+    NotFresh {
+        /// When it was made, Unix seconds.
+        iat: u64,
+        /// When it ends, Unix seconds.
+        exp: u64,
+        /// The verifier's time, Unix seconds.
+        now: u64,
+    },
+    /// The key is bound to another request.
+    #[error("the key is bound to another request")]
+    Context,
+    /// What was sealed is sealed to another key, or with another policy than the key's.
+    #[error("sealed to another key")]
+    OtherKey,
+    /// Nothing vouches for the key, or for what was sealed, in the way that the trust mode demands.
+    #[error("nothing vouches for it in the trust mode in use")]
+    Unsigned,
+    /// The token does not vouch for the key.
+    #[error("the token was refused")]
+    Token(#[from] TokenError),
+    /// The plaintext does not follow the schema that the key names, or that schema is not at hand.
+    #[error("the plaintext does not follow the key's schema")]
+    Schema,
+    /// A child key lives too long, belongs elsewhere, or can be used by the client.
+    #[error("the child key does not keep the rules of composition")]
+    Child,
 
     // The caller asked for what cannot be.
     /// More than one exchange can carry. Nothing was sealed.

@@ -20,7 +20,7 @@ pub(crate) fn run(state: &State, command: AuditCommand, output: Output) -> Resul
                 None => String::from_utf8_lossy(&read(state, &at, "audit.pub")?).trim().to_owned(),
             };
             let key = parse_signer(&signer)?;
-            let verified = verify(&log, &heads, &key)
+            let verified = verify(&log[..], &heads[..], &key)
                 .map_err(|error| CliError::new(Code::Audit, "the record was changed").because(error))?;
             output.object(
                 &format!(
@@ -38,17 +38,18 @@ pub(crate) fn run(state: &State, command: AuditCommand, output: Output) -> Resul
         AuditCommand::Show { at, last } => {
             let log = read(state, &at, "audit.log")?;
             let mut leaves = Vec::new();
-            Tree::read(&log, |leaf, _| leaves.push(leaf.clone()))
+            Tree::read(&log[..], |leaf, _, _| leaves.push(leaf.clone()))
                 .map_err(|error| CliError::new(Code::Audit, "the record was changed").because(error))?;
             let mut table = Table::new("leaves", &["seq", "time_ms", "event", "operation", "rule", "name"]);
             for leaf in &leaves[leaves.len().saturating_sub(last)..] {
-                let key = leaf.key.map_or_else(|| "-".to_owned(), |key| super::key::hex(&key[..8]));
+                let entry = &leaf.entry;
+                let key = entry.key.map_or_else(|| "-".to_owned(), |key| super::key::hex(&key[..8]));
                 table.row([
                     json!(leaf.seq),
                     json!(leaf.time_ms),
-                    json!(leaf.event.name()),
-                    json!(leaf.call.name()),
-                    json!(leaf.rule),
+                    json!(entry.event.name()),
+                    json!(leaf.call().map_or("-", |call| call.name())),
+                    json!(entry.policy),
                     json!(key),
                 ]);
             }

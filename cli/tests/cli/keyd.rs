@@ -56,6 +56,21 @@ impl Service {
     }
 }
 
+#[test]
+fn the_cache_says_what_it_holds_and_nothing_of_any_key() {
+    let service = Service::start();
+    let status = service.json(&["cache", "status"]);
+    assert_eq!(
+        (&status["live"], &status["remembered"], &status["epoch_keys"]),
+        (&0.into(), &0.into(), &0.into())
+    );
+    assert_eq!(status["leaves"], 1, "its start is on record");
+    assert_eq!(status["signer"].as_str().unwrap().len(), 64);
+    assert!(service.run(&["cache", "status"]).stdout.starts_with("live        0\n"));
+    assert_eq!(service.run(&["keyd", "lock"]).code, 0);
+    assert_ne!(service.run(&["cache", "status"]).code, 0, "a locked service has no cache");
+}
+
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = Command::new("kill").arg(self.pid.to_string()).status();

@@ -18,10 +18,10 @@ fn what_was_done_and_what_was_refused_is_on_record() {
     daemon.stop();
     let (log, heads) = files(&daemon);
     let mut events = Vec::new();
-    Tree::read(&log, |leaf, _| events.push(leaf.event)).unwrap();
+    Tree::read(&log[..], |leaf, _, _| events.push(leaf.entry.event)).unwrap();
     use Event::{Created, Destroyed, FailedUse, Start, Stop, Used};
     assert_eq!(events, [Start, Created, Used, FailedUse, Destroyed, Stop]);
-    let verified = verify(&log, &heads, &audit_key).unwrap();
+    let verified = verify(&log[..], &heads[..], &audit_key).unwrap();
     assert_eq!((verified.leaves, verified.signed), (6, 6), "the end is signed for");
     // The key is named by the log alone.
     assert!(!log.windows(16).any(|window| window == key.id.as_bytes()));
@@ -36,11 +36,11 @@ fn a_log_goes_on_after_a_kill_and_an_edited_one_is_not_continued() {
     daemon.operator().make(KeyUsage::PrekeySigning, "app/b");
     daemon.stop();
     let (log, heads) = files(&daemon);
-    assert_eq!(verify(&log, &heads, &audit_key).unwrap().leaves, 5);
+    assert_eq!(verify(&log[..], &heads[..], &audit_key).unwrap().leaves, 5);
     let mut edited = log.clone();
     edited[20] ^= 1;
     assert!(matches!(
-        verify(&edited, &heads, &audit_key),
+        verify(&edited[..], &heads[..], &audit_key),
         Err(AuditError::Malformed { seq: 0, .. }
             | AuditError::Unchained { seq: 1 }
             | AuditError::OtherRoot { .. })

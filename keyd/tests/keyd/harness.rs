@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use onward_channels::ok2cry::cache::{CacheCall, CacheRefusal, CacheReply, CacheReplyError, CacheRequest};
 use onward_keys::general::request::GeneralCall;
 use onward_keys::general::{Form, Mode, Scheme};
 use onward_keys::service::{Call, KeyMeta, NewKey, Refusal, Reply, ReplyError, Request, frame};
@@ -206,6 +207,22 @@ impl Client {
 
     pub(crate) fn agree(&mut self, key: KeyId, peer: &[u8; 32]) -> Result<[u8; 32], Not> {
         self.ask(Call::Agree { key, peer }, |reply| reply.shared()).map(|secret| *secret.as_bytes())
+    }
+
+    /// Asks the key cache, and answers with what `read` makes of the answer.
+    pub(crate) fn cache<T>(
+        &mut self,
+        call: CacheCall<'_>,
+        read: impl FnOnce(&CacheReply<'_>) -> Result<T, CacheReplyError>,
+    ) -> Result<Result<T, CacheRefusal>, Not> {
+        let request = CacheRequest { id: 9, call }.encode();
+        let answer = self.ask(Call::Cache(&request), |reply| reply.cache().map(<[u8]>::to_vec))?;
+        let reply = CacheReply::decode(&answer).unwrap();
+        assert_eq!(reply.id, 9);
+        Ok(read(&reply).map_err(|error| match error {
+            CacheReplyError::Refused(refusal) => refusal,
+            other => panic!("{other}"),
+        }))
     }
 
     /// Asks, and answers with what `read` makes of the answer.

@@ -143,7 +143,7 @@ fn a52_no_key_is_found_in_the_memory_of_the_service() {
     }
     // What was computed last may still lie on the stack; this is what lies there after others.
     operator.list();
-    let found = search(daemon.pid(), count);
+    let found = search(daemon.pid(), (0..count).map(known));
     row.exactly("keys found in the service's readable memory", found.keys, 0);
     row.at_least("KiB searched", found.bytes >> 10, 128);
     assert!(daemon.lines.iter().any(|line| line.starts_with("+ keys at rest")), "{:?}", daemon.lines);
@@ -236,15 +236,15 @@ fn a53_nothing_leaks_by_arguments_environment_or_descriptors() {
     row.exactly("descriptors that a child would inherit", inherited, 0);
 }
 
-struct Found {
-    keys: usize,
-    bytes: u64,
+pub(crate) struct Found {
+    pub(crate) keys: usize,
+    pub(crate) bytes: u64,
 }
 
-/// Searches what can be read of a process for the known secrets.
-fn search(pid: u32, count: u32) -> Found {
+/// Searches what can be read of a process for the first halves of `secrets`.
+pub(crate) fn search(pid: u32, secrets: impl Iterator<Item = [u8; 32]>) -> Found {
     // Masked, so that the list is no finding of its own should the test search itself.
-    let wanted: HashSet<[u8; 16]> = (0..count).map(|at| masked(&known(at))).collect();
+    let wanted: HashSet<[u8; 16]> = secrets.map(|secret| masked(&secret)).collect();
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
     let mut found = HashSet::new();
@@ -273,7 +273,7 @@ fn search(pid: u32, count: u32) -> Found {
 }
 
 /// A secret that its number stands for.
-fn known(at: u32) -> [u8; 32] {
+pub(crate) fn known(at: u32) -> [u8; 32] {
     onward_keys::hash(&[b"a known secret ".as_slice(), &at.to_be_bytes()].concat())
 }
 

@@ -4,6 +4,7 @@
 
 mod activation;
 mod audit;
+mod cache;
 mod crash;
 mod general;
 mod harness;
