@@ -920,6 +920,7 @@ mod tests {
             Call::Enable(KEY),
             Call::General(GeneralCall::Narrow(KEY)),
             Call::ChangePassphrase { passphrase: b"correct horse", next: b"battery staple" },
+            Call::Cache(b"request"),
         ]
     }
 

@@ -235,7 +235,7 @@ mod tests {
         Entry {
             event: Event::Created,
             key: Some([at as u8; 32]),
-            public: (at % 2 == 0).then_some([7; 32]),
+            public: at.is_multiple_of(2).then_some([7; 32]),
             policy: 1,
             owner: [3; 32],
             epoch: at as u32,
