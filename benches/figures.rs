@@ -5,6 +5,7 @@
 //! Each group runs in a process of its own, so that none disturbs another. Memory and allocations are
 //! counted by the bench `heap`, because counting slows everything.
 
+mod cache;
 mod datagrams;
 mod handshakes;
 mod keyd;
@@ -38,6 +39,7 @@ const GROUPS: &[Group] = &[
     ("udp.ask", datagrams::ask, &[1]),
     ("queue", queues, &[2]),
     ("keyd", keyd::run, &[2]),
+    ("ok2cry.cache", cache::run, &[1]),
 ];
 
 fn main() {

@@ -29,7 +29,9 @@ pub use onward_node::{
     VerifiedHistory, audit, general, read_development_key, read_psk,
 };
 #[cfg(feature = "ok2cry")]
-pub use onward_node::{CacheAnswer, CacheClient, CacheError, KeyCache, LocalCache, ok2cry};
+pub use onward_node::{
+    CacheAnswer, CacheClient, CacheError, Exchanges, KeyCache, KeyWish, LocalCache, OwnKey, ok2cry,
+};
 pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,
     ShutdownReport, StateDir, StreamLimits, TransportError, WorkerLimits,

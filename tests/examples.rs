@@ -26,6 +26,14 @@ fn hello_is_answered() {
 }
 
 #[test]
+fn a_pin_passes_a_company_that_cannot_read_it_and_its_key_opens_once() {
+    let expected =
+        ["the customer reads 4821", "opened a second time: false", "the bank has the new PIN: true"];
+    assert_eq!(lines("card_pin"), expected);
+    assert!(source_of("examples/card_pin.rs").lines().count() <= 80);
+}
+
+#[test]
 fn hops_write_the_way_back() {
     let expected = [
         "sent along left => right => guide",

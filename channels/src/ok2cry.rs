@@ -23,6 +23,7 @@ mod object;
 mod pem;
 mod policy;
 mod schema;
+#[cfg(feature = "ok2cry-json")]
 mod token;
 mod trust;
 
@@ -41,7 +42,10 @@ pub use object::{
 };
 pub use pem::PEM_BYTES;
 pub use policy::{Direction, Policy};
-pub use schema::{Schema, canonical_json, schema_digest};
+pub use schema::Schema;
+#[cfg(feature = "ok2cry-json")]
+pub use schema::{canonical_json, schema_digest};
+#[cfg(feature = "ok2cry-json")]
 pub use token::{
     JWKS_BYTES_MAX, JWKS_SECONDS_MAX, Jwks, TokenClaims, TokenError, TokenVerifier, token_claim,
 };
@@ -159,8 +163,7 @@ pub fn open(
             let plaintext = suite.open(Backend::best(), private, enc, (&info, &aad), ct).ok();
             plaintext.map(|plaintext| Opened { plaintext, sender: None })
         }
-        (None, None) => noise::open(terms.policy == Policy::Noise, private, &terms.prologue(), ct)
-            .map(|(plaintext, sender)| Opened { plaintext, sender }),
+        (None, None) => noise::open(terms.policy == Policy::Noise, private, &terms.prologue(), ct),
         _ => None,
     };
     opened.ok_or(ExchangeError::Unauthentic)

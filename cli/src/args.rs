@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use onward::queue::BrokerAddress;
 
 use crate::config::NodePlan;
 use crate::handshake::HandshakeArgs;
@@ -568,7 +569,16 @@ pub(crate) enum DemoCommand {
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
         #[arg(value_parser = clap::value_parser!(u64).range(..=ATTACKS_MAX))]
         attack: u64,
+        /// Let the last link be a broker's queue, such as nats://127.0.0.1, instead of one on disk
+        #[arg(long, value_name = "URL", conflicts_with = "attack")]
+        broker: Option<BrokerAddress>,
         /// Keep every long-term key in the key service, and search the other processes for them
+        #[arg(long)]
+        keyd: bool,
+    },
+    /// Read a card's PIN through a company that attacks, in three trust modes; see who could read it
+    Pin {
+        /// Keep the customer's keys, the disposable one too, in the key service
         #[arg(long)]
         keyd: bool,
     },

@@ -40,9 +40,10 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Peer(command) => peer::run(&state()?, command, output),
         Command::Queue(command) => queue::run(&state()?, command, output).await,
         Command::Status(on) => status::run(&state()?, on.node.as_deref(), output).await,
-        Command::Demo(DemoCommand::Chain { text, attack, keyd }) => {
-            demo::chain(text, attack, keyd, output).await
+        Command::Demo(DemoCommand::Chain { text, attack, broker, keyd }) => {
+            demo::chain(text, attack, broker, keyd, output).await
         }
+        Command::Demo(DemoCommand::Pin { keyd }) => demo::pin(keyd, output).await,
         Command::DemoPart { part } => demo::part(part).await,
         Command::Limits => reference::limits(output),
         Command::Explain { code } => reference::explain(code.as_deref(), output),

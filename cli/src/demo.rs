@@ -9,18 +9,22 @@ mod attack;
 mod journey;
 mod keys;
 mod part;
+mod pin;
 mod search;
 mod tally;
 mod tap;
 
 use std::fmt::Write as _;
 
+use onward::queue::BrokerAddress;
 use serde_json::{Value, json};
 
 use crate::args::DemoPart;
 use crate::error::{CliError, Code};
 use crate::output::Output;
 use crate::running::Termination;
+
+pub(crate) use pin::pin;
 
 use journey::{Journey, Kept, Siege, Station};
 use search::Search;
@@ -38,6 +42,7 @@ const TEXT_BYTES_MAX: usize = 64 * 1024;
 pub(crate) async fn chain(
     text: Option<String>,
     attacks: u64,
+    broker: Option<BrokerAddress>,
     keyd: bool,
     output: Output,
 ) -> Result<(), CliError> {
@@ -51,7 +56,7 @@ pub(crate) async fn chain(
     output.say("starting a client, two hops and a service, each a process of its own");
     let mut stop = Termination::new()?;
     let journey = tokio::select! {
-        journey = journey::run(&text, attacks, keyd) => journey?,
+        journey = journey::run(&text, attacks, broker.as_ref(), keyd) => journey?,
         // The processes of the demonstration end with their standard input, which ends here.
         () = stop.received() => {
             return Err(CliError::new(Code::DemoFailed, "stopped before its end"));

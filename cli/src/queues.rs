@@ -1,4 +1,5 @@
-//! The queues of a node: those it keeps on disk and serves to others, and those of other nodes that it uses.
+//! The queues of a node: those it keeps on disk and serves to others, and those of other nodes and of brokers that
+//! it uses.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,12 +7,16 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
-use onward::queue::{Durability, EmbeddedQueue, Lane, Mailbox, QueueError, QueueLimits};
+use onward::queue::{
+    self, BrokerAddress, BrokerKind, Durability, EmbeddedQueue, Lane, Mailbox, QueueError, QueueLimits,
+    Server,
+};
 use onward::{Address, Node, RemoteQueue};
 
 use crate::error::{CliError, Code};
 
-/// A queue on the command line: `NAME=DIR`, `DIR`, or `NAME=ROUTE` for another node's.
+/// A queue on the command line: `NAME=DIR`, `DIR`, `NAME=ROUTE` for another node's, or `NAME=nats://HOST` and the
+/// like for a broker's.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct QueueSpec {
     pub(crate) name: String,
@@ -22,6 +27,7 @@ pub(crate) struct QueueSpec {
 enum Place {
     Folder(PathBuf),
     Route(String),
+    Broker(BrokerAddress),
 }
 
 impl FromStr for QueueSpec {
@@ -40,6 +46,10 @@ impl FromStr for QueueSpec {
             return Err(format!(
                 "`{text}` is no queue: write NAME=DIR, or NAME='tcp:HOST:PORT' for another node's"
             ));
+        }
+        if place.contains("://") {
+            let address = place.parse().map_err(|error| format!("`{text}` is no queue: {error}"))?;
+            return Ok(Self { name, place: Place::Broker(address) });
         }
         if place.starts_with("udp:") {
             return Err(format!(
@@ -67,6 +77,7 @@ pub(crate) fn worker(queue: &str) -> String {
 pub(crate) struct Queues {
     kept: BTreeMap<String, EmbeddedQueue>,
     used: BTreeMap<String, String>,
+    brokers: BTreeMap<String, (BrokerKind, Arc<dyn Server>)>,
 }
 
 /// A queue in a list.
@@ -131,7 +142,7 @@ impl Queues {
             let spec: QueueSpec =
                 text.parse().map_err(|sentence: String| CliError::new(Code::Usage, sentence))?;
             let name = spec.name;
-            if queues.kept.contains_key(&name) || queues.used.contains_key(&name) {
+            if queues.has(&name) {
                 return Err(CliError::new(Code::Usage, format!("two queues are named `{name}`")));
             }
             let mounting =
@@ -149,9 +160,18 @@ impl Queues {
                     node.mount_queue(&name, Arc::new(remote)).map_err(mounting)?;
                     queues.used.insert(name, route);
                 }
+                Place::Broker(address) => {
+                    let broker = connect(&name, &address).await?;
+                    node.mount_queue(&name, broker.clone()).map_err(mounting)?;
+                    queues.brokers.insert(name, (address.kind(), broker));
+                }
             }
         }
         Ok((queues, workers))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.kept.contains_key(name) || self.used.contains_key(name) || self.brokers.contains_key(name)
     }
 
     /// The route by which others reach a mailbox here: through the node that has its queue, if that is another.
@@ -183,6 +203,17 @@ impl Queues {
             lanes: Vec::new(),
             note: format!("at {route}"),
         }));
+        rows.extend(self.brokers.iter().map(|(name, (kind, broker))| {
+            let standing = broker.standing();
+            let told = standing.warnings.iter().map(|warning| format!("{}: {}", warning.what, warning.mend));
+            QueueRow {
+                queue: name.clone(),
+                backend: kind.name().to_owned(),
+                ack_means: means(standing.durability).to_owned(),
+                lanes: Vec::new(),
+                note: told.collect::<Vec<_>>().join("; "),
+            }
+        }));
         Ok(rows)
     }
 
@@ -193,7 +224,7 @@ impl Queues {
         mailbox: &Mailbox,
     ) -> Option<Result<Vec<LetterRow>, QueueError>> {
         let letters = self.kept.get(queue)?.dead_letters(mailbox).await;
-        let row = |dead: onward::queue::DeadRow| LetterRow {
+        let row = |dead: queue::DeadRow| LetterRow {
             mid: dead.mid.to_string(),
             died: dead.died,
             reason: dead.letter.reason.to_string(),
@@ -229,8 +260,8 @@ impl Queues {
     }
 }
 
-impl From<onward::queue::MailboxRow> for LaneRow {
-    fn from(row: onward::queue::MailboxRow) -> Self {
+impl From<queue::MailboxRow> for LaneRow {
+    fn from(row: queue::MailboxRow) -> Self {
         Self {
             mailbox: row.subject.mailbox().to_string(),
             lane: match row.subject.lane() {
@@ -263,6 +294,22 @@ pub(crate) async fn open(name: &str, folder: &Path) -> Result<EmbeddedQueue, Cli
     })
 }
 
+/// Connects to the broker that the node calls `name`.
+pub(crate) async fn connect(name: &str, address: &BrokerAddress) -> Result<Arc<dyn Server>, CliError> {
+    queue::connect(address).await.map_err(|error| {
+        let help = match &error {
+            QueueError::NotPrivate(_) => "chmod 600 the file with the credentials, and 700 the folder of the spool",
+            QueueError::InUse(_) => "stop the node that has this spool, or name another folder",
+            QueueError::Credentials(_) => "write USER:PASSWORD into the file that ?credentials= names, and certificates into that of ?ca=",
+            QueueError::Refused(_) => "check the credentials, and that the broker allows queues",
+            _ => "check that the broker runs and can be reached",
+        };
+        CliError::new(Code::Queue, format!("queue `{name}` at {address} cannot be used"))
+            .help(help)
+            .because(error)
+    })
+}
+
 /// What an acknowledgement means, in words.
 pub(crate) fn means(durability: Durability) -> &'static str {
     match durability {
@@ -290,7 +337,11 @@ mod tests {
         assert_eq!(read("./cards"), folder("cards", "./cards"));
         assert_eq!(read("cards=tcp:a.example:1"), route("cards", "tcp:a.example:1 => queue.cards"));
         assert_eq!(read("c=tcp:a.example:1 => hop => q"), route("c", "tcp:a.example:1 => hop => q"));
-        for wrong in ["", "=x", "a=", "..", "a b=x", "/", "a=udp:a.example:1"] {
+        let broker = read("cards=nats://a.example?credentials=cards").unwrap();
+        assert_eq!(broker.name, "cards");
+        assert!(matches!(broker.place, Place::Broker(address) if address.kind() == BrokerKind::Nats));
+        let wrong = ["", "=x", "a=", "..", "a b=x", "/", "a=udp:a.example:1", "c=http://a"];
+        for wrong in wrong.into_iter().chain(["c=nats://user:secret@a"]) {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -5,6 +5,7 @@
 //! with its `[[bin]]`, and put inputs into `corpus/<name>/`, those that must be refused under names
 //! that begin with `refused-`. An input that once broke a target is kept in `regressions/<name>/`.
 
+mod cache;
 mod handshake;
 mod party;
 mod payload;
@@ -14,6 +15,7 @@ mod records;
 mod service;
 mod stream;
 
+pub use cache::{f8_cache, f8_cache_message};
 pub use handshake::f5_handshake;
 pub use payload::f17_payload;
 pub use queue::{f10_queue, f13_queue_message};
@@ -36,6 +38,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("f4_datagram", f4_datagram),
     ("f5_handshake", f5_handshake),
     ("f6_records", f6_records),
+    ("f8_cache", f8_cache),
+    ("f8_cache_message", f8_cache_message),
     ("f8_exchange", f8_exchange),
     ("f9_service", f9_service),
     ("f9_store", f9_store),

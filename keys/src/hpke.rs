@@ -208,3 +208,97 @@ fn labeled_expand(key: &SharedSecret, suite: &[u8], label: &[u8], info: &[u8], o
 }
 
 const VERSION: &[u8] = b"HPKE-v1";
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use aes_gcm::Aes128Gcm;
+    use aes_gcm::aead::{Aead as _, KeyInit as _, Payload};
+    use rand_core::{TryCryptoRng, TryRng};
+
+    use super::*;
+
+    /// A random source that gives these, the last first.
+    pub(super) struct Draws<'a>(pub(super) &'a mut Vec<[u8; 32]>);
+
+    impl TryRng for Draws<'_> {
+        type Error = Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+            unreachable!("only bytes are drawn")
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+            unreachable!("only bytes are drawn")
+        }
+
+        fn try_fill_bytes(&mut self, output: &mut [u8]) -> Result<(), Infallible> {
+            output.copy_from_slice(&self.0.pop().unwrap());
+            Ok(())
+        }
+    }
+
+    impl TryCryptoRng for Draws<'_> {}
+
+    /// RFC 9180 A.3.1: the KEM and the KDF of suite 1, with AES-128 in the place of AES-256.
+    #[test]
+    fn the_key_schedule_agrees_with_rfc_9180_a_3_1() {
+        let suite = b"HPKE\x00\x10\x00\x01\x00\x01";
+        let info = bytes("4f6465206f6e2061204772656369616e2055726e");
+        let private = array("f3ce7fdae57e1a310d87f1ebbde6f328be0a99cdbcadf4d6589cf29de4b8ffd2");
+        let public = bytes(
+            "04fe8c19ce0905191ebc298a9245792531f26f0cece2460639e8bc39cb7f706a826a779b4cf969b8a0e539c7f62fb3d3\
+             0ad6aa8f80e30f1d128aafd68a2ce72ea0",
+        );
+        let ephemeral = array("4995788ef4b9d6132b249ce59a77281493eb39af373d236a1fe415cb0c2d7beb");
+        for &backend in Backend::available() {
+            assert_eq!(dhkem::public_key(backend, &private).unwrap()[..], public);
+            let (shared, enc) =
+                dhkem::encapsulate(backend, &public, &mut Draws(&mut vec![ephemeral])).unwrap();
+            assert_eq!(
+                hex::encode(&enc),
+                "04a92719c6195d5085104f469a8b9814d5838ff72b60501e2c4466e5e67b325ac98536d7b61a1af4b78e5b7f951c09\
+                 00be863c403ce65c9bfcb9382657222d18c4"
+            );
+            let expected = "c0d26aeab536609a572b07695d933b589dcf363ff9d93c93adea537aeabb8cb8";
+            assert_eq!(hex::encode(shared.as_bytes()), expected);
+            let shared = dhkem::decapsulate(backend, &private, &enc).unwrap();
+            assert_eq!(hex::encode(shared.as_bytes()), expected);
+
+            let context = context(suite, &info);
+            assert_eq!(
+                hex::encode(context),
+                "00b88d4e6d91759e65e87c470e8b9141113e9ad5f0c8ceefc1e088c82e6980500798e486f9c9c09c9b5c753ac72d60\
+                 05de254c607d1b534ed11d493ae1c1d9ac85"
+            );
+            let secret = secret(suite, &shared);
+            assert_eq!(
+                hex::encode(secret.as_bytes()),
+                "2eb7b6bf138f6b5aff857414a058a3f1750054a9ba1f72c2cf0684a6f20b10e1"
+            );
+            let (mut key, mut base_nonce) = ([0; 16], [0; 12]);
+            labeled_expand(&secret, suite, b"key", &context, &mut key);
+            labeled_expand(&secret, suite, b"base_nonce", &context, &mut base_nonce);
+            assert_eq!(hex::encode(key), "868c066ef58aae6dc589b6cfdd18f97e");
+            assert_eq!(hex::encode(base_nonce), "4e0bc5018beba4bf004cca59");
+            let payload = Payload {
+                msg: &bytes("4265617574792069732074727574682c20747275746820626561757479"),
+                aad: &bytes("436f756e742d30"),
+            };
+            let ct = Aes128Gcm::new(&key.into()).encrypt(&base_nonce.into(), payload).unwrap();
+            assert_eq!(
+                hex::encode(ct),
+                "5ad590bb8baa577f8619db35a36311226a896e7342a6d836d8b7bcd2f20b6c7f9076ac232e3ab2523f39513434"
+            );
+        }
+    }
+
+    fn bytes(text: &str) -> Vec<u8> {
+        hex::decode(text).unwrap()
+    }
+
+    fn array(text: &str) -> [u8; 32] {
+        bytes(text).try_into().unwrap()
+    }
+}

@@ -14,6 +14,10 @@ pub enum Use {
     Cipher,
     /// The private half of an X25519 key.
     Agreement,
+    /// A key that secrets are wrapped under.
+    Wrapping,
+    /// A secret that was wrapped.
+    Wrapped,
 }
 
 /// A secret that was in use, masked with [`MASK`].

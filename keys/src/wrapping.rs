@@ -19,6 +19,11 @@ pub const LONG_NONCE_BYTES: usize = 24;
 #[must_use]
 pub fn wrap(key: &[u8; 32], nonce: &[u8; LONG_NONCE_BYTES], ad: &[u8], buffer: &mut [u8]) -> [u8; TAG_BYTES] {
     let bytes = buffer.len();
+    #[cfg(feature = "witness")]
+    if let Some(secret) = buffer.first_chunk() {
+        crate::witness::note(crate::witness::Use::Wrapping, key);
+        crate::witness::note(crate::witness::Use::Wrapped, secret);
+    }
     let sealed =
         XChaCha20Poly1305::new(key.into()).encrypt_inout_detached(nonce.into(), ad, buffer.into()).ok();
     wipe_stack();

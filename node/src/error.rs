@@ -41,6 +41,18 @@ pub enum NodeError {
     #[cfg(feature = "channels")]
     #[error("channel")]
     Channel(#[from] onward_channels::ChannelError),
+    /// A disposable key, or what was sealed to one, was refused.
+    #[cfg(feature = "ok2cry")]
+    #[error("exchange")]
+    Exchange(#[from] onward_channels::ok2cry::ExchangeError),
+    /// The key cache refused or failed.
+    #[cfg(feature = "ok2cry")]
+    #[error("key cache")]
+    Cache(#[from] crate::cache::CacheError),
+    /// The log of a key cache does not prove what it should.
+    #[cfg(feature = "ok2cry")]
+    #[error("the life of a key is not proved")]
+    Evidence(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// There is no ticket by which a channel to this identity could be resumed. Another mode may open one.
     #[cfg(feature = "channels")]
     #[error("no ticket to resume a channel to {0}")]

@@ -35,6 +35,13 @@ struct Prepared {
     attestation: Attested,
 }
 
+/// The payload in which an identity attests a key of its own.
+pub(crate) struct AttestedPayload {
+    pub(crate) payload: Vec<u8>,
+    /// Unix seconds.
+    pub(crate) renew_at: u64,
+}
+
 /// An attestation of the channel key, as peers are shown it.
 #[derive(Clone)]
 struct Attested {
@@ -155,20 +162,31 @@ impl Identities {
         identities.filter(|identity| now >= identity.read().attestation.renew_at).collect()
     }
 
+    /// Attests `public`, a key of this identity, for `purpose`.
+    pub(crate) async fn attested(
+        &self,
+        history: &History,
+        purpose: Purpose,
+        public: &[u8],
+    ) -> Result<AttestedPayload, NodeError> {
+        let (now, lasts) = (unix_now(), self.attestation.as_secs());
+        let attestation = history.attest(&*self.vault, purpose, public, now, now + lasts).await?;
+        let payload = channel_payload(history, &attestation, &[], &Params::default(), 0)?;
+        Ok(AttestedPayload { payload, renew_at: now + lasts / 2 })
+    }
+
     async fn attest(&self, history: &History, key: KeyId) -> Result<Attested, NodeError> {
         let PublicHalf::Agree(public) = self.vault.public(key).await? else {
             return Err(NodeError::Misuse("the channel key is no X25519 key"));
         };
-        let (now, lasts) = (unix_now(), self.attestation.as_secs());
-        let vault = &*self.vault;
-        let attestation = history.attest(vault, Purpose::CHANNEL_STATIC, &public, now, now + lasts).await?;
-        let payload = channel_payload(history, &attestation, &[], &Params::default(), 0)?;
+        let AttestedPayload { payload, renew_at } =
+            self.attested(history, Purpose::CHANNEL_STATIC, &public).await?;
         let local = LocalIdentity {
             identifier: history.identifier(),
             static_key: key,
             static_public: public,
             payload,
         };
-        Ok(Attested { local: Arc::new(local), renew_at: now + lasts / 2 })
+        Ok(Attested { local: Arc::new(local), renew_at })
     }
 }

@@ -11,6 +11,8 @@ mod cache;
 #[cfg(feature = "channels")]
 mod channel;
 mod error;
+#[cfg(feature = "ok2cry")]
+mod exchange;
 #[cfg(feature = "channels")]
 mod identity;
 #[cfg(feature = "channels")]
@@ -56,6 +58,8 @@ pub use onward_keys::{
 };
 
 pub use error::NodeError;
+#[cfg(feature = "ok2cry")]
+pub use exchange::{Exchanges, KeyWish, OwnKey};
 #[cfg(feature = "channels")]
 pub use introduction::Introduction;
 #[cfg(feature = "channels")]

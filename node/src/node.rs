@@ -593,6 +593,10 @@ impl Node {
         self.inner.channels.identities.prepare(history, None).await
     }
 
+    pub(crate) fn secure(&self) -> &Arc<Channels> {
+        &self.inner.channels
+    }
+
     async fn new_history(&self) -> Result<onward_channels::identity::Identity, NodeError> {
         let now = crate::channel::unix_now();
         Ok(onward_channels::identity::Identity::create(&*self.inner.channels.vault, now, IDENTITY_SECONDS)

@@ -3,32 +3,68 @@
 //! [`Broker`] is what every queue can do: keep a message under a [`Subject`], and hand it to a
 //! subscriber until that one settles it. Of all of them the same is assumed: *at least once, in any
 //! order, after any delay*. [`EmbeddedQueue`] keeps messages on the disk of this machine and needs no
-//! server.
+//! server; [`connect`] leads to those that others run.
 //!
 //! A broker sees and may change all that it carries. It authenticates nobody, looks into no body, and
 //! is never counted as protection: what must be secret or unaltered is sealed before it comes here.
 //!
 //! Specification: docs/protocol.md §2.3.
 
+#[cfg_attr(
+    not(any(feature = "amqp", feature = "mqtt", feature = "nats", feature = "redis")),
+    allow(dead_code, reason = "there is no kind of broker then")
+)]
+mod address;
+#[cfg(feature = "amqp")]
+mod amqp;
 #[doc(hidden)]
 pub mod conformance;
 mod dead;
 mod delivery;
+#[cfg(any(feature = "amqp", feature = "mqtt", feature = "nats", feature = "redis"))]
+mod desk;
 mod embedded;
 mod error;
 mod inbox;
+#[cfg(any(feature = "amqp", feature = "redis"))]
+mod link;
 mod message;
+#[cfg(feature = "mqtt")]
+mod mqtt;
+#[cfg(feature = "nats")]
+mod nats;
 mod outbox;
 mod post;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg_attr(
+    not(any(feature = "amqp", feature = "mqtt", feature = "nats", feature = "redis")),
+    allow(dead_code, reason = "there is no kind of broker then")
+)]
+mod server;
+#[cfg(any(feature = "mqtt", feature = "nats", feature = "redis"))]
+mod socket;
+mod spool;
 mod subject;
 mod transport;
 
+pub use address::{BrokerAddress, BrokerAddressError, BrokerKind};
+#[cfg(feature = "amqp")]
+pub use amqp::AmqpQueue;
 pub use dead::{DeadLetter, Reason};
 pub use delivery::{Delivery, Settle, Subscription, Verdict};
 pub use embedded::{DeadRow, EmbeddedQueue, Folder, MailboxRow, Medium, Opening, QueueLimits};
 pub use error::QueueError;
 pub use message::{Mid, QueueKind, QueueMessage};
+#[cfg(feature = "mqtt")]
+pub use mqtt::MqttQueue;
+#[cfg(feature = "nats")]
+pub use nats::NatsQueue;
 pub use post::PostLimits;
+#[cfg(feature = "redis")]
+pub use redis::RedisQueue;
+pub use server::{Server, Standing, Warning, connect};
+pub use spool::SpooledQueue;
 pub use subject::{Lane, Mailbox, Subject, SubjectError};
 pub use transport::{QueueTransport, random_mailbox};
 

@@ -1,8 +1,9 @@
 //! What tests need to claim a figure and to prove it: [`Row`], [`size`], [`Ledger`], [`Process`], [`Difference`],
-//! and a network that is as bad as they say, [`UdpPath`].
+//! a network that is as bad as they say, [`UdpPath`], and real brokers, [`Server`].
 //!
 //! Only tests depend on this crate. It knows nothing of the product: a number here means what the test
-//! that counted it says. Nothing here waits or retries, and a figure that is not met always fails.
+//! that counted it says. But for servers that start, nothing here waits or retries, and a figure that is not
+//! met always fails.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +13,7 @@ mod path;
 mod process;
 mod row;
 mod sample;
+mod server;
 
 pub use difference::Difference;
 pub use ledger::{Entry, Event, Id, Ledger, Verdict};
@@ -19,6 +21,7 @@ pub use path::{PathFaults, UdpPath};
 pub use process::Process;
 pub use row::Row;
 pub use sample::Sample;
+pub use server::{Server, ServerKind};
 
 /// The environment variable that asks for trials of the full size: `ONWARD_TRIALS=full`.
 pub const SIZE_VARIABLE: &str = "ONWARD_TRIALS";

@@ -32,16 +32,29 @@ pub(crate) struct Figure {
 /// # Errors
 /// When the bench does not build or does not succeed.
 pub(crate) fn run(groups: &[String]) -> Result<()> {
-    figures(own(groups), |line| println!("{line}"))?;
+    own(groups, |line| println!("{line}"))?;
     Ok(())
 }
 
-/// The command that runs the project's own bench.
-pub(crate) fn own(groups: &[String]) -> Command {
-    let mut command = run::cargo("bench --locked -p onward --bench figures --bench heap --");
-    command.args(groups);
-    command
+/// Runs the project's own benches, as [`figures`] does: that of the whole, and that of brokers where it is asked for.
+///
+/// # Errors
+/// As for [`figures`].
+pub(crate) fn own(groups: &[String], print: impl Fn(&str)) -> Result<Vec<Figure>> {
+    let whole = "bench --locked -p onward --bench figures --bench heap --";
+    let brokers = "bench --locked -p onward-transports --features amqp,mqtt,nats,redis --bench brokers --";
+    let has_brokers = groups.is_empty() || groups.iter().any(|group| group.starts_with(QUEUES));
+    let mut measured = Vec::new();
+    for words in [whole, brokers].into_iter().take(if has_brokers { 2 } else { 1 }) {
+        let mut command = run::cargo(words);
+        command.args(groups);
+        measured.extend(figures(command, &print)?);
+    }
+    Ok(measured)
 }
+
+/// The group of figures that brokers are in.
+const QUEUES: &str = "queue";
 
 /// Runs a bench and returns its figures; each JSON line is handed to `print`, and anything else
 /// that it writes goes to standard error.

@@ -15,7 +15,7 @@ use crate::run::{self, Streams};
 /// Which rows, and how much of each.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Rows such as `A12` or `R13`, or `queue` for those of queues; all of them when none is named.
+    /// Rows such as `A12` or `R13`, or `queue` and `broker` for those of queues; all of them when none is named.
     rows: Vec<String>,
     /// Measure at the full size, optimised: hours instead of minutes.
     #[arg(long)]
@@ -23,7 +23,8 @@ pub(crate) struct Arguments {
 }
 
 /// Rows that have a name together.
-const GROUPS: &[(&str, &[&str])] = &[("QUEUE", &["A40", "A42", "R1", "R2", "R3", "R4"])];
+const GROUPS: &[(&str, &[&str])] =
+    &[("QUEUE", &["A40", "A42", "R1", "R2", "R3", "R4"]), ("BROKER", &["A39", "A41", "A42", "R5", "R6"])];
 
 /// A figure as a test prints it.
 #[derive(Deserialize)]

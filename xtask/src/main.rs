@@ -9,6 +9,7 @@ mod check;
 mod fuzz;
 mod peers;
 mod run;
+mod servers;
 mod targets;
 mod test;
 

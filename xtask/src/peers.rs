@@ -36,7 +36,7 @@ pub(crate) fn run(groups: &[String]) -> Result<()> {
     let mut command = run::cargo("run --release --locked --manifest-path benches/peers/Cargo.toml --");
     command.args(groups);
     let peers = bench::figures(command, |line| eprintln!("{line}"))?;
-    let own = bench::figures(bench::own(groups), |line| eprintln!("{line}"))?;
+    let own = bench::own(groups, |line| eprintln!("{line}"))?;
     ensure!(!own.is_empty(), "the bench printed no figure");
 
     let lines = join(&own, &peers, TARGETS);

@@ -95,11 +95,23 @@ pub(crate) const TARGETS: &[Target] = &[
     target("keyd.one", "x bare and operation", Limit(1.0), AtMost(2.0)),
     target("keyd.handshake.64", "x in-process", Limit(1.0), AtLeast(0.8)),
     target("keyd.fair.100", "x p99 alone", Limit(1.0), AtMost(2.0)),
+    // A fresh key for every exchange, beside the bare cryptography; a million live keys; how late a key is wiped.
+    target("ok2cry.cache.strong.16", "x bare", Limit(1.0), AtLeast(0.6)),
+    target("ok2cry.cache.noise-anonymous.16", "x strong", Limit(1.0), AtLeast(1.5)),
+    target("ok2cry.cache.memory", "B/key", Limit(1024.0), AtMost(1.0)),
+    target("ok2cry.cache.many", "x p99 empty", Limit(1.0), AtMost(2.0)),
+    target("ok2cry.cache.sweep", "ms longest turn", Limit(1.0), AtMost(1.0)),
+    target("ok2cry.cache.wipe", "ms late p99", Limit(150.0), AtMost(1.0)),
     // The queue on disk, beside the bare database, a plain file, and one wait for the disk.
     target("queue.durable.1024", "x database", Limit(1.0), AtLeast(0.9)),
     target("queue.durable.1024", "x file", Limit(1.0), AtLeast(0.8)),
     target("queue.receipt.1024", "x sync", Limit(1.0), AtMost(1.5)),
     target("queue.idle", "wake-ups/s", Limit(1.0), AtMost(0.0)),
+    // Queues at brokers, beside the bare clients.
+    target("queue.nats.1024", "x bare", Limit(1.0), AtLeast(0.85)),
+    target("queue.redis.1024", "x bare", Limit(1.0), AtLeast(0.85)),
+    target("queue.mosquitto.1024", "x bare", Limit(1.0), AtLeast(0.85)),
+    target("queue.rabbitmq.1024", "x bare", Limit(1.0), AtLeast(0.85)),
     // What one idle worker, and both ends of one idle channel, keep in memory.
     target("memory.worker", "B heap", Limit(1536.0), AtMost(1.0)),
     target("memory.worker", "B rss", Limit(1536.0), AtMost(1.0)),

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test there is, and one closing line that says how many passed.
 //!
-//! The examples, the demonstrations and the tidiness checks are tests of the workspace. No server
-//! has to be installed: what the tests need, they start themselves.
+//! The examples, the demonstrations and the tidiness checks are tests of the workspace. No server has to
+//! run: those that tests need, they start themselves, and packages that are missing are installed.
 
 use std::fmt;
 use std::process::{Command, ExitCode};
@@ -9,14 +9,16 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::run::{self, Streams};
+use crate::servers;
 
 /// Runs all suites, also after one has failed, and ends with the line `N passed, N failed`.
 ///
 /// Fails when a test failed, a suite did not build, or no test was run.
 ///
 /// # Errors
-/// When a suite could not be started.
+/// When a suite could not be started, or a server is missing where `CI=true` asks for everything.
 pub(crate) fn run() -> Result<ExitCode> {
+    let missing = servers::provide()?;
     let suites = suites(run::has_subcommand("nextest"));
     eprintln!("cargo xtask test runs, in this order:");
     for suite in &suites {
@@ -44,6 +46,9 @@ pub(crate) fn run() -> Result<ExitCode> {
     for line in lines {
         println!("{line}");
     }
+    for name in missing {
+        println!("NOT tested with {name}: it is not installed");
+    }
     println!("{total}");
     let good = total.failed == 0 && total.passed > 0;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -67,7 +72,8 @@ fn suites(nextest: bool) -> Vec<Suite> {
     } else {
         add("workspace and documentation", run::cargo("test --workspace --locked --no-fail-fast"));
     }
-    let erasure = "test -p onward-channels --features witness --test erasure --locked";
+    let erasure =
+        "test -p onward-channels --features witness,ok2cry --test erasure --test forgotten --locked";
     add("secrets left in memory", run::cargo(erasure));
     let mut replay = run::cargo("test --manifest-path fuzz/Cargo.toml --locked --no-fail-fast");
     replay.arg("--target-dir").arg(run::target_directory());

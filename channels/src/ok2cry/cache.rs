@@ -37,7 +37,8 @@ use self::owner::Account;
 use self::records::Records;
 use self::wheel::Wheel;
 use super::{
-    DisposableKey, DisposableKeyId, ExchangeError, KeyBody, Policy, Sealed, TTL_SECONDS_MAX, Terms, open, pem,
+    CHILD_MARGIN_SECONDS, DisposableKey, DisposableKeyId, ExchangeError, KeyBody, Policy, Sealed,
+    TTL_SECONDS_MAX, Terms, open, pem,
 };
 use crate::identity::IdPayload;
 use crate::random::SeededRandom;
@@ -53,9 +54,6 @@ pub use owner::{Asker, Owner, Quota};
 
 /// Failed uses that end a key.
 pub const FAILURES_MAX: u8 = 8;
-
-/// By how many seconds a key of a part ends before the key of its exchange. Source: docs/protocol.md §5.4.
-pub const CHILD_MARGIN_SECONDS: u64 = 5;
 
 /// Keys that one turn of the sweep ends or forgets, at most: well below a millisecond.
 pub const SWEEP_MAX: usize = 128;
@@ -688,7 +686,8 @@ mod tests {
 
     #[test]
     fn n5_5_what_is_wrapped_opens_as_nothing_but_what_it_was_wrapped_as() {
-        let changes: [&dyn Fn(&mut Cache, DisposableKeyId, DisposableKeyId); 5] = [
+        type Change<'a> = &'a dyn Fn(&mut Cache, DisposableKeyId, DisposableKeyId);
+        let changes: [Change<'_>; 5] = [
             // Another key's, by nonce, bytes and tag.
             &|cache, key, other| {
                 let Wrapped { nonce, secret, tag } = blob(cache, other).wrapped;

@@ -1,6 +1,8 @@
 //! Why an exchange failed.
 
-use super::{Policy, TokenError};
+use super::Policy;
+#[cfg(feature = "ok2cry-json")]
+use super::TokenError;
 use crate::identity::IdentityError;
 use crate::strict::Malformed;
 
@@ -48,6 +50,7 @@ pub enum ExchangeError {
     #[error("nothing vouches for it in the trust mode in use")]
     Unsigned,
     /// The token does not vouch for the key.
+    #[cfg(feature = "ok2cry-json")]
     #[error("the token was refused")]
     Token(#[from] TokenError),
     /// The plaintext does not follow the schema that the key names, or that schema is not at hand.

@@ -145,9 +145,10 @@ impl KeyObject {
                     _ => return Err(ExchangeError::Unsigned),
                 },
             },
-            TrustMode::Bound(verifier) => {
+            #[cfg(feature = "ok2cry-json")]
+            TrustMode::Bound { verifier, subject } => {
                 let token = extensions.token.as_deref().ok_or(ExchangeError::Unsigned)?;
-                let claims = verifier.verify(token, &body, demand.now)?;
+                let claims = verifier.verify(token, &body, subject, demand.now)?;
                 Voucher::Token { issuer: claims.issuer, subject: claims.subject }
             }
             TrustMode::Transitive => {

@@ -10,6 +10,7 @@ use snow::params::{
 use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
 
+use super::Opened;
 use crate::resolver::{Agreements, Resolver};
 
 /// The sealer's static key (purpose 8) in its vault: its public half, and its agreement with the disposable key.
@@ -58,12 +59,7 @@ pub(super) fn seal(
 }
 
 /// Opens what was sealed to the public key of `private`; in pattern X with the static key that the sealer proved.
-pub(super) fn open(
-    with_static: bool,
-    private: &[u8; 32],
-    prologue: &[u8],
-    message: &[u8],
-) -> Option<(Zeroizing<Vec<u8>>, Option<[u8; 32]>)> {
+pub(super) fn open(with_static: bool, private: &[u8; 32], prologue: &[u8], message: &[u8]) -> Option<Opened> {
     // A receiver of a one-way pattern draws nothing.
     let resolver = Resolver::with_local_keys(Backend::best(), &[0; 32]);
     let builder = Builder::with_resolver(params(pattern(with_static)), Box::new(resolver));
@@ -73,7 +69,7 @@ pub(super) fn open(
     let len = state.read_message(message, &mut plaintext).ok()?;
     plaintext.truncate(len);
     let sender = if with_static { Some(*state.get_remote_static()?.first_chunk()?) } else { None };
-    Some((plaintext, sender))
+    Some(Opened { plaintext, sender })
 }
 
 fn pattern(with_static: bool) -> HandshakePattern {

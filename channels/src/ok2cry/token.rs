@@ -36,6 +36,9 @@ pub enum TokenError {
     /// Of another issuer.
     #[error("a token of another issuer")]
     Issuer,
+    /// Issued to somebody else.
+    #[error("a token of another subject")]
+    Subject,
     /// For another API.
     #[error("a token for another audience")]
     Audience,
@@ -140,8 +143,8 @@ fn decode(text: &str) -> Option<Vec<u8>> {
 pub struct TokenClaims {
     /// `iss`.
     pub issuer: String,
-    /// `sub`, if there is one.
-    pub subject: Option<String>,
+    /// `sub`.
+    pub subject: String,
     /// `exp`, Unix seconds.
     pub exp: u64,
 }
@@ -180,19 +183,25 @@ impl TokenVerifier {
         self.verified.clear();
     }
 
-    /// Verifies that `token` names the key with `body`, at `now` (Unix seconds).
+    /// Verifies that `token` was issued to `subject` and names the key with `body`, at `now` (Unix seconds).
     ///
     /// # Errors
     /// [`TokenError`]. Nothing is remembered of a token that is refused.
-    pub fn verify(&mut self, token: &str, body: &KeyBody, now: u64) -> Result<TokenClaims, TokenError> {
+    pub fn verify(
+        &mut self,
+        token: &str,
+        body: &KeyBody,
+        subject: &str,
+        now: u64,
+    ) -> Result<TokenClaims, TokenError> {
         if self.is_stale(now) {
             return Err(TokenError::Stale);
         }
-        let name = hash(&Label::new("ok2cry/token").text(token).bytes(&body.hash()).encode());
+        let name = hash(&Label::new("ok2cry/token").text(token).text(subject).bytes(&body.hash()).encode());
         if let Some(claims) = self.verified.get(&name) {
             return if now < claims.exp { Ok(claims.clone()) } else { Err(TokenError::Time) };
         }
-        let claims = self.verify_anew(token, body, now)?;
+        let claims = self.verify_anew(token, body, subject, now)?;
         if self.verified.len() >= VERIFIED_MAX {
             self.verified.retain(|_, claims| now < claims.exp);
         }
@@ -203,7 +212,13 @@ impl TokenVerifier {
         Ok(claims)
     }
 
-    fn verify_anew(&self, token: &str, body: &KeyBody, now: u64) -> Result<TokenClaims, TokenError> {
+    fn verify_anew(
+        &self,
+        token: &str,
+        body: &KeyBody,
+        subject: &str,
+        now: u64,
+    ) -> Result<TokenClaims, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Malformed);
         }
@@ -224,6 +239,9 @@ impl TokenVerifier {
         let claims: Claims = json(claims)?;
         if claims.iss != self.issuer {
             return Err(TokenError::Issuer);
+        }
+        if claims.sub != subject {
+            return Err(TokenError::Subject);
         }
         if !claims.aud.names(&self.audience) || body.aud != self.audience {
             return Err(TokenError::Audience);
@@ -254,7 +272,7 @@ struct Claims {
     aud: Audience,
     exp: u64,
     nbf: Option<u64>,
-    sub: Option<String>,
+    sub: String,
     okc: Option<String>,
 }
 

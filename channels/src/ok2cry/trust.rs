@@ -7,15 +7,23 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use super::{DisposableKeyId, TokenVerifier};
+use super::DisposableKeyId;
+#[cfg(feature = "ok2cry-json")]
+use super::TokenVerifier;
 use crate::identity::{AttributeValue, Identifier, Trust, VerifiedPeer};
 
 /// What a party that seals asks of a disposable key.
 pub enum TrustMode<'a> {
     /// It is signed by a pinned end, or came through a channel whose peer is one. What is sealed is signed too.
     Identity(&'a Pins),
-    /// A JWT of a known issuer names it. Confidentiality only: nothing says who answers.
-    Bound(&'a mut TokenVerifier),
+    /// A JWT that a known issuer gave to the end names it. Confidentiality only: nothing says who answers.
+    #[cfg(feature = "ok2cry-json")]
+    Bound {
+        /// The issuer, its keys and the API.
+        verifier: &'a mut TokenVerifier,
+        /// The `sub` of the end: a token that an intermediary got for itself names its own key.
+        subject: &'a str,
+    },
     /// Nothing: whoever handed the key over is believed. Only against those who listen, never against those who act; an
     /// intermediary may have put its own key in the place of the real one. Every use is reported as an [`Event`].
     Transitive,
@@ -25,7 +33,8 @@ impl fmt::Debug for TrustMode<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Identity(_) => "Identity",
-            Self::Bound(_) => "Bound",
+            #[cfg(feature = "ok2cry-json")]
+            Self::Bound { .. } => "Bound",
             Self::Transitive => "Transitive",
         })
     }
@@ -120,11 +129,12 @@ pub enum Voucher {
     /// This identity signed it, or handed it over itself.
     Identity(Identifier),
     /// A JWT named it.
+    #[cfg(feature = "ok2cry-json")]
     Token {
         /// Its `iss`.
         issuer: String,
-        /// Its `sub`, if it has one.
-        subject: Option<String>,
+        /// Its `sub`.
+        subject: String,
     },
     /// Nobody.
     Nobody,

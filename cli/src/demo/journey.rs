@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use onward::queue::BrokerAddress;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -141,7 +142,12 @@ impl Station {
 ///
 /// # Errors
 /// [`Code::DemoFailed`] when a process does not do its part. All of them have ended then.
-pub(super) async fn run(text: &str, attacks: u64, keyd: bool) -> Result<Journey, CliError> {
+pub(super) async fn run(
+    text: &str,
+    attacks: u64,
+    broker: Option<&BrokerAddress>,
+    keyd: bool,
+) -> Result<Journey, CliError> {
     let tag = random_tag()?;
     let tagged = format!("{text} {tag}");
     let (mut client, mut service) = (Part::start("client")?, Part::start("service")?);
@@ -154,8 +160,13 @@ pub(super) async fn run(text: &str, attacks: u64, keyd: bool) -> Result<Journey,
     let folder =
         tempfile::tempdir().map_err(|error| failed("there is no folder for a queue").because(error))?;
     let queue = folder.path().join("queue");
-    let (links, (route, far)) = match attacks {
-        0 => (
+    let (links, (route, far)) = match (attacks, broker) {
+        (0, Some(broker)) => {
+            let link = broker.kind().name();
+            let way = by_broker(&mut hops, &mut service, known, keys("service"), broker).await?;
+            (["udp", "tcp", link], way)
+        }
+        (0, None) => (
             ["udp", "tcp", "queue"],
             by_queue(&mut hops, &mut service, known, keys("service"), &queue).await?,
         ),
@@ -184,7 +195,7 @@ pub(super) async fn run(text: &str, attacks: u64, keyd: bool) -> Result<Journey,
             Station { name, forwarded: sides[0].forwarded, bytes, in_bytes, memory, files: None }
         })
         .collect();
-    if attacks == 0
+    if links.contains(&"queue")
         && let Some(last) = hop_stations.last_mut()
     {
         let searched = needle.search_folder(&queue);
@@ -257,6 +268,29 @@ async fn by_queue(
     let queue = format!("{} => {QUEUE_WORKER}", keeper.endpoint);
     service.tell(&Orders { trust: client.identifier, queue, keys, ..Orders::default() }).await?;
     let far: Ready = service.hear().await?;
+    by_datagrams(first, &keeper, far).await
+}
+
+/// As [`by_queue`], with a queue of a broker, which the last hop publishes to and the service fetches from.
+async fn by_broker(
+    hops: &mut [Part; 2],
+    service: &mut Part,
+    client: Ready,
+    keys: Option<KeysAt>,
+    broker: &BrokerAddress,
+) -> Result<(String, Ready), CliError> {
+    let [first, last] = hops;
+    let broker = broker.with_files();
+    last.tell(&Orders { name: HOPS[1].to_owned(), broker: broker.clone(), ..Orders::default() }).await?;
+    let keeper: Ready = last.hear().await?;
+    service.tell(&Orders { trust: client.identifier, broker, keys, ..Orders::default() }).await?;
+    let far: Ready = service.hear().await?;
+    by_datagrams(first, &keeper, far).await
+}
+
+/// Starts the first hop, which listens for datagrams and leads to the last, `keeper`; the route to the channel
+/// listener, and the service.
+async fn by_datagrams(first: &mut Part, keeper: &Ready, far: Ready) -> Result<(String, Ready), CliError> {
     let next = keeper.endpoint.clone();
     first.tell(&Orders { name: HOPS[0].to_owned(), next, udp: true, ..Orders::default() }).await?;
     let near: Ready = first.hear().await?;

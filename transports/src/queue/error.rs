@@ -45,6 +45,15 @@ pub enum QueueError {
     /// Whether the broker has the message is unknown: publish it again under the same identifier.
     #[error("the broker did not confirm")]
     Unknown,
+    /// The broker refuses it: who asks, or what is asked for.
+    #[error("the broker refuses that")]
+    Refused(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// What a broker wants to be told about who connects, or whom to trust as the broker, cannot be read.
+    #[error("the credentials for the broker cannot be read")]
+    Credentials(#[source] Arc<io::Error>),
+    /// This program was built without brokers of that kind.
+    #[error("this build cannot use brokers of the kind {0}")]
+    NotBuilt(&'static str),
     /// The queue is closed.
     #[error("the queue is closed")]
     Closed,

@@ -1,0 +1,419 @@
+//! Queues at an MQTT 5 broker, such as Mosquitto.
+//!
+//! MQTT knows no queues, only sessions: what is published while nobody has a session that subscribes is gone. So
+//! a mailbox is a session that outlives its connections, whose client identifier is the subject. Whoever
+//! publishes and is told that nobody subscribes makes that session first, and whoever receives takes
+//! it over; so a mailbox is received from by one process at a time.
+//!
+//! A broker acknowledges before its disk has anything and tells nobody how often it saves, so its class is
+//! always `broker-memory`.
+//!
+//! Specification: docs/protocol.md §2.3.
+
+use core::fmt;
+use core::time::Duration;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, PoisonError, Weak};
+
+use mqtt5::mqttbytes::QoS;
+use mqtt5::{
+    AckMode, AsyncClient, BrokerSessionResumePolicy, ConnectReturnCode, ConnectionError, Event, MqttOptions,
+    Packet, PubAckReason, Publish as Packed, PublishOptions, PublishProperties, PublishResult,
+};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
+
+use super::desk::{self, Arrival, Fetched, Slip, Source};
+use super::server::{ANSWER, AWAY, Backoff, LIFETIME, UNUSED, admit};
+use super::socket;
+use super::{
+    BoxFuture, Broker, BrokerAddress, Durability, MESSAGE_BYTES_MAX, Publish, QueueError, Server, Standing,
+    Stored, Subject, Subscription, Warning,
+};
+
+/// Messages that a session hands out at once, to all its subscriptions together.
+const UNSETTLED: u16 = 1024;
+/// Requests that wait in a client.
+const REQUESTS: usize = 256;
+/// Seconds between signs of life.
+const KEEP_ALIVE: u16 = 10;
+/// Bytes that the head of a packet may add to a message.
+const HEAD_BYTES: usize = 1024;
+/// How long another process keeps a session that it took over, before it is tried to take it back.
+const TAKEN_OVER: Duration = Duration::from_secs(30);
+
+/// Queues at an MQTT 5 broker. Cheap to clone.
+#[derive(Clone)]
+pub struct MqttQueue(Arc<Shared>);
+
+struct Shared {
+    address: BrokerAddress,
+    lines: watch::Receiver<Option<Line>>,
+    sessions: std::sync::Mutex<HashMap<Subject, Weak<Session>>>,
+    _end: oneshot::Sender<()>,
+}
+
+/// A connection as long as it lasts.
+#[derive(Clone)]
+struct Line {
+    /// Each has its own, and later ones have larger ones.
+    number: u64,
+    client: AsyncClient,
+}
+
+/// What is wanted of a connection.
+struct Wanted {
+    address: BrokerAddress,
+    /// The session that it continues, if it receives.
+    subject: Option<Subject>,
+    lines: watch::Sender<Option<Line>>,
+    messages: mpsc::UnboundedSender<(Line, Packed)>,
+}
+
+impl MqttQueue {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`QueueError::Unreachable`], [`QueueError::Refused`], and those of reading credentials.
+    ///
+    /// # Cancel safety
+    /// It is not connected then.
+    pub async fn connect(address: &BrokerAddress) -> Result<Self, QueueError> {
+        let (sender, lines) = watch::channel(None);
+        // Nothing is received by this connection.
+        let (messages, _) = mpsc::unbounded_channel();
+        let wanted = Wanted { address: address.clone(), subject: None, lines: sender, messages };
+        let (end, ended) = oneshot::channel();
+        let (first, begun) = oneshot::channel();
+        tokio::spawn(wanted.keep(Some(first), ended));
+        match timeout(ANSWER, begun).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => return Err(error),
+            _ => return Err(QueueError::Unreachable(None)),
+        }
+        let sessions = std::sync::Mutex::default();
+        Ok(Self(Arc::new(Shared { address: address.clone(), lines, sessions, _end: end })))
+    }
+
+    async fn store(&self, message: Publish) -> Result<Stored, QueueError> {
+        admit(&message)?;
+        let line = line(&self.0.lines, AWAY).await?;
+        let mut reason = publish(&line, &message).await?;
+        if reason == PubAckReason::NoMatchingSubscribers {
+            // As long as it is held here, there is one who subscribes.
+            let session = self.session(&message.subject);
+            session.line(ANSWER).await?;
+            reason = publish(&line, &message).await?;
+        }
+        match reason {
+            PubAckReason::Success => Ok(Stored { durability: Durability::BrokerMemory, is_duplicate: false }),
+            PubAckReason::QuotaExceeded => {
+                Err(QueueError::QuotaExceeded { quota: "the broker's own", limit: 0 })
+            }
+            PubAckReason::NoMatchingSubscribers => Err(QueueError::Unreachable(None)),
+            reason => Err(QueueError::Refused(Arc::new(io::Error::other(format!("{reason:?}"))))),
+        }
+    }
+
+    /// The session of a subject, which all of this process share.
+    fn session(&self, subject: &Subject) -> Arc<Session> {
+        let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = sessions.get(subject).and_then(Weak::upgrade) {
+            return session;
+        }
+        sessions.retain(|_, session| session.strong_count() > 0);
+        let session = Arc::new(Session::open(self.0.address.clone(), subject.clone()));
+        sessions.insert(subject.clone(), Arc::downgrade(&session));
+        session
+    }
+}
+
+impl Broker for MqttQueue {
+    fn publish(&self, message: Publish) -> BoxFuture<'_, Result<Stored, QueueError>> {
+        Box::pin(self.store(message))
+    }
+
+    fn subscribe(
+        &self,
+        subject: Subject,
+        prefetch: usize,
+    ) -> BoxFuture<'_, Result<Subscription, QueueError>> {
+        Box::pin(async move {
+            let session = self.session(&subject);
+            session.line(AWAY).await?;
+            let taking = Taking { session, number: 0, next: None };
+            Ok(desk::open(Arc::new(self.clone()), subject, taking, prefetch))
+        })
+    }
+}
+
+impl Server for MqttQueue {
+    fn standing(&self) -> Standing {
+        let warnings = vec![
+            Warning::new(
+                "a stop of the broker loses what came since it last saved, 30 min unless it is set",
+                "autosave_interval 1 and autosave_on_changes true in mosquitto.conf",
+            ),
+            Warning::new(
+                "what waits for a receiver beyond a number of messages, 1,000 unless it is set, is dropped",
+                "max_queued_messages 0 in mosquitto.conf",
+            ),
+        ];
+        Standing { software: "MQTT 5".to_owned(), durability: Durability::BrokerMemory, warnings }
+    }
+}
+
+impl fmt::Debug for MqttQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MqttQueue").field("address", &self.0.address).finish_non_exhaustive()
+    }
+}
+
+/// Publishes on this connection; what the broker says.
+async fn publish(line: &Line, message: &Publish) -> Result<PubAckReason, QueueError> {
+    let seconds = message.ttl.min(LIFETIME).as_millis().div_ceil(1000) as u32;
+    let properties =
+        PublishProperties { message_expiry_interval: Some(seconds), ..PublishProperties::default() };
+    let options = PublishOptions::at_least_once().properties(properties);
+    let published = async {
+        let notice = line.client.publish_tracked(topic(&message.subject), message.bytes.clone(), options);
+        notice.await.ok()?.wait_async().await.ok()
+    };
+    match timeout(ANSWER, published).await {
+        Ok(Some(PublishResult::Qos1(ack))) => Ok(ack.reason),
+        // Its connection ended, or nothing came.
+        _ => Err(QueueError::Unknown),
+    }
+}
+
+/// The connection, when there is one.
+async fn line(lines: &watch::Receiver<Option<Line>>, patience: Duration) -> Result<Line, QueueError> {
+    let mut lines = lines.clone();
+    let line = timeout(patience, lines.wait_for(Option::is_some)).await;
+    let line = line.map_err(|_| QueueError::Unreachable(None))?.map_err(|_| QueueError::Closed)?;
+    line.clone().ok_or(QueueError::Closed)
+}
+
+/// A mailbox at the broker, while somebody here receives from it.
+struct Session {
+    lines: watch::Receiver<Option<Line>>,
+    messages: Mutex<mpsc::UnboundedReceiver<(Line, Packed)>>,
+    /// For what one subscription leaves to the others.
+    again: mpsc::UnboundedSender<(Line, Packed)>,
+    _end: oneshot::Sender<()>,
+}
+
+impl Session {
+    fn open(address: BrokerAddress, subject: Subject) -> Self {
+        let (sender, lines) = watch::channel(None);
+        // The broker sends no more than `UNSETTLED` that are not acknowledged.
+        let (again, messages) = mpsc::unbounded_channel();
+        let wanted = Wanted { address, subject: Some(subject), lines: sender, messages: again.clone() };
+        let (end, ended) = oneshot::channel();
+        tokio::spawn(wanted.keep(None, ended));
+        Self { lines, messages: Mutex::new(messages), again, _end: end }
+    }
+
+    async fn line(&self, patience: Duration) -> Result<Line, QueueError> {
+        line(&self.lines, patience).await
+    }
+}
+
+/// A subscription's part of a session.
+struct Taking {
+    session: Arc<Session>,
+    /// The connection by which came what it handed out.
+    number: u64,
+    /// A message of a later connection.
+    next: Option<(Line, Packed)>,
+}
+
+impl Source for Taking {
+    type Slip = Packet5;
+
+    async fn fetch(&mut self, most: usize) -> Fetched<Packet5> {
+        let mut arrivals = Vec::new();
+        let mut messages = self.session.messages.lock().await;
+        let mut next = self.next.take();
+        if next.is_none() {
+            next = messages.recv().await;
+        }
+        while let Some((line, packed)) = next {
+            if line.number > self.number {
+                let is_first = self.number == 0;
+                self.number = line.number;
+                if !is_first {
+                    // Everything older comes again by this connection.
+                    self.next = Some((line, packed));
+                    return Fetched::Lost;
+                }
+            }
+            if line.number == self.number {
+                arrivals.push(arrival(Arc::clone(&self.session), line, packed));
+            }
+            next = if arrivals.len() < most { messages.try_recv().ok() } else { None };
+        }
+        Fetched::Messages(arrivals)
+    }
+
+    async fn close(self) {}
+}
+
+/// A message of a session, and the connection it came by.
+#[derive(Clone)]
+struct Packet5 {
+    session: Arc<Session>,
+    line: Line,
+    packed: Packed,
+}
+
+impl Slip for Packet5 {
+    async fn acknowledge(self) -> Result<(), QueueError> {
+        self.line.client.ack(&self.packed).await.map_err(|_| QueueError::Unknown)
+    }
+
+    async fn give_back(mut self) {
+        self.packed.dup = true;
+        // Others of this process have it next; if there are none, the broker has it still.
+        let _ = self.session.again.send((self.line, self.packed));
+    }
+}
+
+fn arrival(session: Arc<Session>, line: Line, packed: Packed) -> Arrival<Packet5> {
+    let attempt = if packed.dup { 2 } else { 1 };
+    Arrival { bytes: packed.payload.clone(), attempt, expires: None, slip: Packet5 { session, line, packed } }
+}
+
+impl Wanted {
+    /// Keeps a connection up until its other half is dropped; `first` is told what came of the first attempt.
+    async fn keep(
+        self,
+        mut first: Option<oneshot::Sender<Result<(), QueueError>>>,
+        mut ended: oneshot::Receiver<()>,
+    ) {
+        let mut backoff = Backoff::new();
+        for number in 1.. {
+            let options = match self.options() {
+                Ok(options) => options,
+                Err(error) => {
+                    tracing::debug!(%error, "MQTT");
+                    if let Some(first) = first.take() {
+                        // Whoever waited is told, or has gone.
+                        let _ = first.send(Err(error));
+                        return;
+                    }
+                    sleep(backoff.pause()).await;
+                    continue;
+                }
+            };
+            let (client, mut events) = AsyncClient::builder(options).capacity(REQUESTS).build();
+            let line = Line { number, client };
+            let failed = loop {
+                tokio::select! {
+                    _ = &mut ended => return,
+                    event = events.poll() => match event {
+                        Ok(event) => {
+                            if self.notice(&line, event) {
+                                backoff = Backoff::new();
+                                if let Some(first) = first.take() {
+                                    let _ = first.send(Ok(()));
+                                }
+                            }
+                        }
+                        Err(error) => break error,
+                    }
+                }
+            };
+            tracing::debug!(error = %failed, "MQTT");
+            self.lines.send_replace(None);
+            if let Some(first) = first.take() {
+                let _ = first.send(Err(refusal(failed)));
+                return;
+            }
+            let pause = if is_taken_over(&failed) { TAKEN_OVER } else { backoff.pause() };
+            tokio::select! {
+                _ = &mut ended => return,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Takes note of what happened; whether the connection can be used from now on.
+    fn notice(&self, line: &Line, event: Event) -> bool {
+        match (event, &self.subject) {
+            // A session that is there subscribes already.
+            (Event::Incoming(Packet::ConnAck(ack)), Some(subject)) if !ack.session_present => {
+                // Nothing waits in front of it yet.
+                let _ = line.client.try_subscribe(topic(subject), QoS::AtLeastOnce);
+                false
+            }
+            (Event::Incoming(Packet::ConnAck(_) | Packet::SubAck(_)), _) => {
+                self.lines.send_replace(Some(line.clone()));
+                true
+            }
+            (Event::Incoming(Packet::Publish(packed)), _) => {
+                let _ = self.messages.send((line.clone(), packed));
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn options(&self) -> Result<MqttOptions, QueueError> {
+        let identifier = match &self.subject {
+            Some(subject) => subject.to_string(),
+            None => {
+                let random = getrandom::u64().map_err(|error| QueueError::Storage(Arc::new(error)))?;
+                format!("onward-{random:016x}")
+            }
+        };
+        let place = mqtt5::Broker::tcp(self.address.host(), self.address.port());
+        let mut options = MqttOptions::new(identifier, place);
+        let address = self.address.clone();
+        options.set_socket_connector(move |_, _| {
+            let address = address.clone();
+            async move { socket::dial(&address).await }
+        });
+        options.set_keep_alive(KEEP_ALIVE);
+        options.set_connect_timeout(ANSWER);
+        options.set_max_packet_size(Some((MESSAGE_BYTES_MAX + HEAD_BYTES) as u32));
+        if self.subject.is_some() {
+            options.set_clean_start(false);
+            options.set_session_expiry_interval(Some(UNUSED.as_secs() as u32));
+            options.set_receive_maximum(Some(UNSETTLED));
+            options.set_ack_mode(AckMode::Manual);
+            options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
+        }
+        if let Some(credentials) = self.address.credentials()? {
+            options.set_credentials(credentials.user, credentials.password);
+        }
+        Ok(options)
+    }
+}
+
+/// The levels of a subject.
+fn topic(subject: &Subject) -> String {
+    subject.to_string().replace('.', "/")
+}
+
+fn is_taken_over(error: &ConnectionError) -> bool {
+    use mqtt5::{DisconnectReasonCode, StateError};
+    matches!(
+        error,
+        ConnectionError::MqttState(StateError::ServerDisconnect {
+            reason_code: DisconnectReasonCode::SessionTakenOver,
+            ..
+        })
+    )
+}
+
+fn refusal(error: ConnectionError) -> QueueError {
+    match error {
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+        ) => QueueError::Refused(Arc::new(error)),
+        ConnectionError::Io(error) => QueueError::Unreachable(Some(Arc::new(error))),
+        _ => QueueError::Unreachable(None),
+    }
+}
