@@ -26,7 +26,7 @@ pub use onward_node::{
     Identifier, Identity, IdentityError, Introduction, KEY_DEADLINE, KeyClient, KeyError, KeyId, KeyMeta,
     KeyState, KeyUsage, ListenerLimits, Mode, NewKey, Padding, Peer, Profile, Psk, PublicHalf, PublicKey,
     Refusal, ServiceState, SignatureAlgorithm, SignatureType, SoftwareVault, Suite, Trust, Vault,
-    VerifiedHistory, audit, read_development_key, read_psk,
+    VerifiedHistory, audit, general, read_development_key, read_psk,
 };
 #[cfg(feature = "ok2cry")]
 pub use onward_node::{

@@ -270,7 +270,7 @@ fn window(now: u64, seconds: u64) -> Result<(u64, u64), IdentityError> {
 async fn public_key(vault: &dyn Vault, key: KeyId) -> Result<PublicKey, IdentityError> {
     match vault.public(key).await? {
         PublicHalf::Verify(key) => Ok(key),
-        PublicHalf::Agree(_) => Err(IdentityError::Misuse(Misuse::KeyKind)),
+        PublicHalf::Agree(_) | PublicHalf::General(_) => Err(IdentityError::Misuse(Misuse::KeyKind)),
     }
 }
 

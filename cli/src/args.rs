@@ -364,9 +364,21 @@ pub(crate) enum KeyCommand {
     Create {
         /// Its name, which policies know it by
         label: String,
-        /// What it may do, such as channel-static or credential-signing
-        #[arg(long)]
-        usage: String,
+        /// What it may do in this project's protocols, such as channel-static or credential-signing
+        #[arg(long, required_unless_present = "key_type", conflicts_with = "key_type")]
+        usage: Option<String>,
+        /// A key of general use, of this type, such as p-256, rsa-3072 or aes-256
+        #[arg(long = "type", value_name = "TYPE", requires = "family")]
+        key_type: Option<String>,
+        /// What it may do, such as sign-raw, ecdh-kdf, wrap or aead
+        #[arg(long = "for", value_name = "FAMILY", requires = "key_type")]
+        family: Option<String>,
+        /// It may leave the service, wrapped by another key
+        #[arg(long, requires = "key_type")]
+        extractable: bool,
+        /// Take its private half in, which is asked for in hexadecimal, instead of making one
+        #[arg(long, requires = "key_type")]
+        private: bool,
         /// It ends after so many days
         #[arg(long, value_name = "N")]
         days: Option<u64>,
@@ -411,6 +423,23 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         at: AtService,
     },
+    /// Print a key that was made extractable, wrapped by another of the service
+    Wrap {
+        label: String,
+        /// The key that wraps: aes-128 or aes-256, for wrap
+        #[arg(long, value_name = "LABEL")]
+        with: String,
+        #[command(flatten)]
+        at: AtService,
+    },
+    /// Take in what `onward key wrap` printed elsewhere, which is asked for
+    Unwrap {
+        /// The key that wrapped it
+        #[arg(long, value_name = "LABEL")]
+        with: String,
+        #[command(flatten)]
+        at: AtService,
+    },
     /// Take the development keys of an identity over
     Import {
         /// The identity's name
@@ -440,6 +469,11 @@ pub(crate) enum KeydCommand {
     },
     /// Open its store; asks for the passphrase
     Unlock {
+        #[command(flatten)]
+        at: AtService,
+    },
+    /// Put another passphrase in the place of the present one; asks for both
+    Passphrase {
         #[command(flatten)]
         at: AtService,
     },

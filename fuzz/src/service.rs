@@ -1,7 +1,9 @@
 //! F9 and part of F15: what the key service reads from clients, from its disk and from its operator.
 
 use onward_keyd::policy::Policy;
-use onward_keys::service::{Reply, Request, frame};
+use onward_keys::general::request::GeneralCall;
+use onward_keys::general::wrapping::WrappedKey;
+use onward_keys::service::{Call, Reply, Request, frame};
 
 /// Frames as a connection brings them: a request that is read has one encoding, and an answer is read without harm.
 /// Accepted when every byte belonged to a request.
@@ -16,14 +18,21 @@ pub fn f9_service(data: &[u8]) -> bool {
                 reply.signature().is_ok(),
                 reply.shared().is_ok(),
                 reply.state().is_ok(),
+                reply.verdict().is_ok(),
+                reply.encapsulated().is_ok(),
             ];
             assert!(read.iter().filter(|read| **read).count() <= 1, "one answer has one meaning");
-            // An empty list of keys is no list of anything else.
-            let _ = reply.keys();
+            // An empty list of keys is no list of anything else, and a signature or a secret is bytes.
+            let _ = (reply.keys(), reply.bytes());
         }
         let Ok(request) = Request::decode(content) else {
             return false;
         };
+        if let Call::General(GeneralCall::Unwrap { wrapped, .. }) = request.call
+            && let Ok(key) = WrappedKey::decode(wrapped)
+        {
+            assert_eq!(key.encode(), wrapped, "a wrapped key has one encoding");
+        }
         let mut again = Vec::new();
         request.put(&mut again);
         assert_eq!(again, &rest[..used], "a request has one encoding");
@@ -48,7 +57,7 @@ pub fn f15_policy(data: &[u8]) -> bool {
         return false;
     };
     for call in CallKind::ALL {
-        let wish = Wish { call, label: "a/b", usage: KeyUsage::ChannelStatic, kind: None, hour: 12 };
+        let wish = Wish { call, label: "a/b", usage: Some(KeyUsage::ChannelStatic), kind: None, hour: 12 };
         let client = Client { uid: 1000, gid: 1000, exe: None };
         let decided = policy.decide(&client, &wish);
         assert!(decided.is_none_or(|(rule, _)| (1..=policy.len()).contains(&usize::from(rule))));

@@ -1,7 +1,8 @@
 //! The key service: a process of its own that computes with private keys for clients and never gives one out.
 //!
 //! # Invariants
-//! - No private key leaves the process: no message has a place for one, and no file holds one that is not sealed.
+//! - No private key leaves the process but one of general use that was made extractable, and that only wrapped by
+//!   another: no message has a place for one as it is, and no file holds one that is not sealed.
 //! - What no rule of the policy allows is denied, and a denied key is not told from one that does not exist.
 //! - The passphrase comes over a connection or standard input; never by argument, environment or file.
 //! - Nobody is answered whose process is not the one that connected.
@@ -15,6 +16,7 @@
 pub mod cache;
 pub mod files;
 pub mod log;
+pub mod operations;
 pub mod peer;
 pub mod policy;
 pub mod program;

@@ -17,6 +17,7 @@ use onward_keyd::sandbox;
 use onward_keyd::server::Server;
 use onward_keyd::service::{Caller, Now, Service, Settings};
 use onward_keys::arena::Arena;
+use onward_keys::general::KeyType;
 use onward_keys::service::{Call, CallKind, PASSPHRASE_BYTES_MAX};
 use onward_keys::store::{ARENA_PLACES, Cost};
 use onward_keys::{KeyUsage, SignatureType};
@@ -120,6 +121,9 @@ fn serve(plan: Plan) -> Result<(), Failed> {
     let mut protection = sandbox::lock_memory(arena.protection());
     let policy_directory = settings.policy.parent().unwrap_or(&directory).to_owned();
     protection.extend(sandbox::enter(&directory, &policy_directory)?);
+    if !KeyType::P256.is_offered() {
+        protection.push(WITHOUT_ACCEL.to_owned());
+    }
     let mut service = Service::open(settings, arena, policy)?;
     service.set_protection(protection.clone());
     if plan.unlock {
@@ -187,7 +191,7 @@ fn explain(file: &Path, words: &[&str]) -> Result<(), Failed> {
     let policy = Policy::parse(&fs::read_to_string(file)?)?;
     let mut client = Client::default();
     let mut wish =
-        Wish { call: CallKind::Agree, label: "", usage: KeyUsage::ChannelStatic, kind: None, hour: 12 };
+        Wish { call: CallKind::Agree, label: "", usage: Some(KeyUsage::ChannelStatic), kind: None, hour: 12 };
     for word in words {
         let (name, value) = word.split_once('=').ok_or("expected NAME=VALUE")?;
         let unknown = || format!("there is no {name} `{value}`");
@@ -196,7 +200,7 @@ fn explain(file: &Path, words: &[&str]) -> Result<(), Failed> {
             "gid" => client.gid = value.parse()?,
             "hour" => wish.hour = value.parse()?,
             "label" => wish.label = value,
-            "usage" => wish.usage = KeyUsage::parse(value).ok_or_else(unknown)?,
+            "usage" => wish.usage = Some(KeyUsage::parse(value).ok_or_else(unknown)?),
             "op" => wish.call = CallKind::parse(value).ok_or_else(unknown)?,
             "type" => {
                 let kind = SignatureType::ALL.into_iter().find(|kind| kind.text() == value);
@@ -228,6 +232,10 @@ fn exit_code(error: &(dyn std::error::Error + 'static)) -> u8 {
         _ => EXIT_FAILED,
     }
 }
+
+/// What a build without the feature `accel` says of itself.
+const WITHOUT_ACCEL: &str =
+    "- this build computes with no key of RSA, P-256, P-384, P-521, secp256k1, AES or ML-DSA";
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 64;

@@ -41,8 +41,8 @@ pub struct Wish<'a> {
     pub call: CallKind,
     /// The key's label.
     pub label: &'a str,
-    /// What the key is for.
-    pub usage: KeyUsage,
+    /// What the key is for; nothing where there is no key: a rule that names usages is not for that.
+    pub usage: Option<KeyUsage>,
     /// What is to be signed, for [`CallKind::Sign`].
     pub kind: Option<SignatureType>,
     /// Hour of the day, UTC.
@@ -239,7 +239,7 @@ impl Rule {
         if !self.labels.is_empty() && !self.labels.iter().any(|pattern| matches(pattern, wish.label)) {
             return Some("is for keys of other labels");
         }
-        if !self.usages.is_empty() && !self.usages.contains(&wish.usage) {
+        if !self.usages.is_empty() && !wish.usage.is_some_and(|usage| self.usages.contains(&usage)) {
             return Some("is for keys of other usages");
         }
         if !self.calls.contains(&wish.call) {
@@ -438,7 +438,7 @@ fn read_digest(text: &str) -> Option<[u8; 32]> {
 }
 
 /// What a rule can grant. Everything else is an operator's.
-const GRANTED: [CallKind; 9] = [
+const GRANTED: [CallKind; 24] = [
     CallKind::Generate,
     CallKind::Public,
     CallKind::List,
@@ -448,6 +448,21 @@ const GRANTED: [CallKind; 9] = [
     CallKind::Attest,
     CallKind::Disable,
     CallKind::Enable,
+    CallKind::SignRaw,
+    CallKind::Verify,
+    CallKind::EcdhKdf,
+    CallKind::HpkeOpen,
+    CallKind::Encrypt,
+    CallKind::Decrypt,
+    CallKind::Wrap,
+    CallKind::Unwrap,
+    CallKind::Mac,
+    CallKind::Encapsulate,
+    CallKind::Decapsulate,
+    CallKind::Random,
+    CallKind::Seal,
+    CallKind::Open,
+    CallKind::Narrow,
 ];
 
 /// Signed by the service's own operations or an operator, never for a client's asking.
@@ -478,7 +493,7 @@ mod tests {
     "#;
 
     fn wish(call: CallKind) -> Wish<'static> {
-        Wish { call, label: "orders/eu", usage: KeyUsage::ChannelStatic, kind: None, hour: 12 }
+        Wish { call, label: "orders/eu", usage: Some(KeyUsage::ChannelStatic), kind: None, hour: 12 }
     }
 
     #[test]
@@ -491,7 +506,7 @@ mod tests {
         for (client, wish) in [
             (Client { uid: 1001, ..client }, wish(CallKind::Agree)),
             (client, Wish { label: "other", ..wish(CallKind::Agree) }),
-            (client, Wish { usage: KeyUsage::Identity, ..wish(CallKind::Agree) }),
+            (client, Wish { usage: Some(KeyUsage::Identity), ..wish(CallKind::Agree) }),
             (client, Wish { hour: 18, ..wish(CallKind::Agree) }),
             (client, wish(CallKind::Destroy)),
         ] {

@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use onward_keys::general::PUBLIC_BYTES_MAX;
 use onward_keys::service::{Call, Outcome, Refusal, Request, frame, put_answer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
@@ -315,9 +316,10 @@ fn make_room(buffer: &mut Vec<u8>, bytes: usize) {
 fn answer_bytes(answer: &Result<Outcome, Refusal>) -> usize {
     const KEY_BYTES: usize = 256;
     match answer {
-        Ok(Outcome::Keys(keys)) => 64 + keys.len() * KEY_BYTES,
+        Ok(Outcome::Keys(keys)) => 64 + keys.iter().map(|key| KEY_BYTES + key.public.len()).sum::<usize>(),
         Ok(Outcome::State(_)) => 8 * 1024,
-        Ok(Outcome::Cache(answer)) => 64 + answer.len(),
+        Ok(Outcome::Bytes(bytes)) => 64 + bytes.len(),
+        Ok(Outcome::Key(_) | Outcome::Encapsulated(..)) => 64 + KEY_BYTES + PUBLIC_BYTES_MAX,
         _ => 64 + KEY_BYTES,
     }
 }

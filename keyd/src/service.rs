@@ -15,6 +15,7 @@ use onward_channels::identity::{Credential, KeyAttest};
 use onward_channels::ok2cry::cache::Moment;
 use onward_keys::arena::{Arena, Secret};
 use onward_keys::audit::{Event, Log, Note};
+use onward_keys::general::request::GeneralCall;
 use onward_keys::service::{
     BODY_BYTES_MAX, Call, CallKind, FRAME_BYTES_MAX, KeyMeta, KeyState, NewKey, Outcome, Refusal,
     ServiceState,
@@ -26,6 +27,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::cache::ServiceCache;
 use crate::log::{self, AUDIT_NAMES, LogFiles};
+use crate::operations::{self, Subject};
 use crate::policy::{Client, NEVER_SIGNED, Policy, Rule, Wish};
 
 /// The label of the key that signs the heads of the audit log. Nobody else may use a key of this label.
@@ -183,6 +185,9 @@ impl Service {
             Call::Status => return Ok(Outcome::State(self.status())),
             Call::Unlock { passphrase, create } => {
                 return self.unlock(now, caller, passphrase, create).map(|()| Outcome::Done);
+            }
+            Call::ChangePassphrase { passphrase, next } => {
+                return self.change_passphrase(now, caller, passphrase, next).map(|()| Outcome::Done);
             }
             Call::Lock => {
                 self.operates(caller)?;
@@ -357,16 +362,40 @@ impl Service {
         }
     }
 
+    /// Takes another passphrase from whoever shows the present one.
+    fn change_passphrase(
+        &mut self,
+        now: Now,
+        caller: &mut Caller,
+        passphrase: &[u8],
+        next: &[u8],
+    ) -> Result<(), Refusal> {
+        if !self.is_unlocked() {
+            return Err(Refusal::Locked);
+        }
+        self.unlock(now, caller, passphrase, false)?;
+        let State::Unlocked(unlocked) = &mut self.state else {
+            return Err(Refusal::Locked);
+        };
+        unlocked.store.change_passphrase(next).map_err(|_| Refusal::Backend)
+    }
+
     /// Begins an unlocked period: the log goes on where it ended.
     fn begin(&mut self, now: Now, caller: &Caller, mut store: Store) -> Result<(), Refusal> {
-        let known = store.keys().find(|key| is_audit_key(&key.meta)).map(|key| key.meta.public);
+        let known = store.keys().find(|key| is_audit_key(&key.meta)).map(|key| key.meta.public.clone());
         let signer = match known {
             Some(signer) => signer,
             None => {
-                let new = NewKey { usage: KeyUsage::AuditSigning, label: AUDIT_LABEL, expires: None };
+                let new = NewKey {
+                    usage: KeyUsage::AuditSigning,
+                    label: AUDIT_LABEL,
+                    expires: None,
+                    extractable: false,
+                };
                 generate(&mut store, now, self.settings.uid, &new)?.public
             }
         };
+        let signer = <[u8; 32]>::try_from(signer).map_err(|_| Refusal::Backend)?;
         let log_key = store.derive(&Label::new("audit/log")).map_err(|_| Refusal::Backend)?;
         let directory = &self.settings.directory;
         let log = LogFiles::open(directory, AUDIT_NAMES, log_key.as_bytes(), |_| ())
@@ -407,7 +436,7 @@ impl Service {
         let State::Unlocked(unlocked) = &mut self.state else {
             return Err(Refusal::Locked);
         };
-        unlocked.cache.answer(now, caller.client.uid, rule.as_ref(), request).map(Outcome::Cache)
+        unlocked.cache.answer(now, caller.client.uid, rule.as_ref(), request).map(Outcome::Bytes)
     }
 
     /// What needs the store open. Answers with the number of the rule that decided, 0 for none.
@@ -422,11 +451,17 @@ impl Service {
         let store = &mut unlocked.store;
         let user = caller.client.uid;
         let outcome = match *call {
-            Call::Generate(ref new) => generate(store, now, user, new).map(Outcome::Key),
-            Call::Import { ref key, id, secret } => {
-                let mut secret = Zeroizing::new(*secret);
-                insert(store, now, user, key, id, &mut secret).map(Outcome::Key)
+            Call::Generate(ref new) => match new.usage.general() {
+                Some(general) => operations::generate(store, now, &permit, user, new, general),
+                None => generate(store, now, user, new),
             }
+            .map(Outcome::Key),
+            Call::Import { key: ref new, id, secret } => match new.usage.general() {
+                Some(general) => operations::insert(store, now, user, new, general, id, secret),
+                None => import(store, now, user, new, id, secret),
+            }
+            .map(Outcome::Key),
+            Call::General(ref call) => operations::operate(store, now, user, call),
             Call::Sign { key, kind, body } => sign(store, now, &permit, key, kind, body),
             Call::Attest { key, body } => attest(store, now, &permit, key, body),
             Call::Agree { key, peer } => agree(store, now, &permit, key, peer),
@@ -441,25 +476,25 @@ impl Service {
     /// Asks the policy, unless the caller has shown the passphrase, and counts the use against the rule's rate.
     fn permit(&mut self, now: Now, caller: &Caller, call: &Call<'_>) -> Result<Permit, Refusal> {
         let operator = self.is_operator(caller);
-        let key = named_key(call);
-        let meta = match (key, new_key(call)) {
-            (Some(key), _) => self.meta(key).cloned(),
-            (None, Some(new)) => Some(planned(new)),
-            (None, None) => None,
-        };
-        let meta = meta.ok_or(Refusal::Denied)?;
+        let subjects = operations::subjects(call, |key| self.meta(key)).ok_or(Refusal::Denied)?;
         // The log's own key signs the log and nothing else, whoever asks.
-        if meta.label == AUDIT_LABEL {
+        if subjects.iter().any(|subject| subject.label == AUDIT_LABEL) {
             return Err(Refusal::Denied);
         }
         if operator {
             return Ok(Permit::OPERATOR);
         }
         let kind = if let Call::Sign { kind, .. } = call { Some(*kind) } else { None };
-        let wish = wish(now, call.kind(), &meta, kind);
-        let (number, rule) = self.policy.decide(&caller.client, &wish).ok_or(Refusal::Denied)?;
+        let decide = |subject: &Subject| {
+            let Subject { label, usage, .. } = subject;
+            let wish = Wish { call: call.kind(), label, usage: *usage, kind, hour: now.hour() };
+            self.policy.decide(&caller.client, &wish).map(|decided| (subject.id, decided))
+        };
+        let decided = subjects.iter().map(decide).collect::<Option<Vec<_>>>();
+        // The key that does it is the one whose uses are counted.
+        let (id, (number, rule)) = decided.and_then(|all| all.into_iter().next()).ok_or(Refusal::Denied)?;
         let permit = Permit::of(number, rule);
-        let rate = self.rates.entry((number, meta.id)).or_default();
+        let rate = self.rates.entry((number, id)).or_default();
         if rate.take(now.steady, rule.rate) { Ok(permit) } else { Err(Refusal::Rate) }
     }
 
@@ -491,9 +526,10 @@ impl fmt::Debug for Service {
 }
 
 /// What the deciding rule allows beyond the operation itself.
-struct Permit {
+pub(crate) struct Permit {
     rule: u16,
-    operator: bool,
+    /// It is no rule's: the passphrase was shown.
+    pub(crate) operator: bool,
     attest_seconds: u64,
     agree_with_own: bool,
 }
@@ -524,7 +560,7 @@ fn sign(
     if forbidden || (kind == SignatureType::IdentityChange && !permit.operator) {
         return Err(Refusal::Denied);
     }
-    let (meta, secret) = usable(store, now, key)?;
+    let (meta, secret) = computes(store, now, key)?;
     if !meta.usage.signs(kind) {
         return Err(Refusal::BadArguments);
     }
@@ -540,7 +576,7 @@ fn sign(
 ///
 /// A client cannot have a key attested that it holds itself, nor one for a time when it may be gone.
 fn attest(store: &Store, now: Now, permit: &Permit, key: KeyId, body: &[u8]) -> Result<Outcome, Refusal> {
-    let (meta, secret) = usable(store, now, key)?;
+    let (meta, secret) = computes(store, now, key)?;
     if !meta.usage.signs(SignatureType::KeyAttest) {
         return Err(Refusal::BadArguments);
     }
@@ -560,11 +596,11 @@ fn attest(store: &Store, now: Now, permit: &Permit, key: KeyId, body: &[u8]) -> 
 }
 
 fn agree(store: &Store, now: Now, permit: &Permit, key: KeyId, peer: &[u8; 32]) -> Result<Outcome, Refusal> {
-    let (meta, secret) = usable(store, now, key)?;
+    let (meta, secret) = computes(store, now, key)?;
     if !meta.usage.agrees() {
         return Err(Refusal::BadArguments);
     }
-    let is_own = |key: &Key| key.meta.usage.agrees() && key.meta.public == *peer;
+    let is_own = |key: &Key| key.meta.usage.agrees() && key.meta.public[..] == peer[..];
     if !permit.agree_with_own && store.keys().any(is_own) {
         return Err(Refusal::Denied);
     }
@@ -586,6 +622,19 @@ fn generate(store: &mut Store, now: Now, owner: u32, new: &NewKey<'_>) -> Result
     insert(store, now, owner, new, None, &mut secret)
 }
 
+/// Takes in an Ed25519 seed or an X25519 scalar.
+fn import(
+    store: &mut Store,
+    now: Now,
+    owner: u32,
+    new: &NewKey<'_>,
+    id: Option<KeyId>,
+    secret: &[u8],
+) -> Result<KeyMeta, Refusal> {
+    let secret: &[u8; 32] = secret.try_into().map_err(|_| Refusal::BadArguments)?;
+    insert(store, now, owner, new, id, &mut Zeroizing::new(*secret))
+}
+
 /// Adds a key with this private half, which is wiped.
 fn insert(
     store: &mut Store,
@@ -595,35 +644,44 @@ fn insert(
     id: Option<KeyId>,
     secret: &mut [u8; 32],
 ) -> Result<KeyMeta, Refusal> {
-    let public = private::public_half(new.usage, secret);
-    let bytes = <[u8; 32]>::try_from(public.as_bytes()).map_err(|_| Refusal::Backend)?;
-    // One key, one usage: the same secret under another name or usage would undo that. A tombstone counts.
-    let is_known = |key: &Key| {
-        let meta = &key.meta;
-        meta.public == bytes || Some(meta.id) == id || is_named(meta, new.label)
-    };
-    let known = store.keys().any(is_known);
-    let ended = new.expires.is_some_and(|expires| expires <= now.seconds());
-    if known || ended {
-        secret.zeroize();
-        return Err(Refusal::BadArguments);
-    }
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|_| Refusal::Backend)?;
-    let meta = KeyMeta {
-        id: id.unwrap_or(KeyId::from_bytes(random)),
-        state: KeyState::Active,
-        owner,
-        created: now.seconds(),
-        public: bytes,
-        ..planned(new)
-    };
+    let public = private::public_half(new.usage, secret).as_bytes().to_vec();
+    let meta = admit(store, now, owner, new, id, public).inspect_err(|_| secret.zeroize())?;
     store.insert(meta.clone(), secret).map_err(|_| Refusal::Backend)?;
     Ok(meta)
 }
 
+/// What is to be known of a new key with this public half, if it may be added.
+pub(crate) fn admit(
+    store: &Store,
+    now: Now,
+    owner: u32,
+    new: &NewKey<'_>,
+    id: Option<KeyId>,
+    public: Vec<u8>,
+) -> Result<KeyMeta, Refusal> {
+    // One key, one usage: the same secret under another name or usage would undo that. A tombstone counts.
+    let is_known = |key: &Key| {
+        let meta = &key.meta;
+        meta.public == public || Some(meta.id) == id || is_named(meta, new.label)
+    };
+    let known = store.keys().any(is_known);
+    let ended = new.expires.is_some_and(|expires| expires <= now.seconds());
+    if known || ended {
+        return Err(Refusal::BadArguments);
+    }
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|_| Refusal::Backend)?;
+    Ok(KeyMeta {
+        id: id.unwrap_or(KeyId::from_bytes(random)),
+        owner,
+        created: now.seconds(),
+        public,
+        ..planned(new)
+    })
+}
+
 /// A key as the policy sees it before it is made.
-fn planned(new: &NewKey<'_>) -> KeyMeta {
+pub(crate) fn planned(new: &NewKey<'_>) -> KeyMeta {
     KeyMeta {
         id: KeyId::from_bytes([0; 16]),
         usage: new.usage,
@@ -632,7 +690,8 @@ fn planned(new: &NewKey<'_>) -> KeyMeta {
         created: 0,
         expires: new.expires,
         label: new.label.to_owned(),
-        public: [0; 32],
+        public: Vec::new(),
+        extractable: new.extractable,
     }
 }
 
@@ -649,13 +708,19 @@ fn is_usable(now: Now, meta: &KeyMeta) -> bool {
     meta.state == KeyState::Active && meta.expires.is_none_or(|expires| now.seconds() < expires)
 }
 
-fn usable(store: &Store, now: Now, key: KeyId) -> Result<(&KeyMeta, &[u8; 32]), Refusal> {
-    let key = store.key(key).filter(|key| is_usable(now, &key.meta)).ok_or(Refusal::Denied)?;
+/// The key, if it may be used now.
+pub(crate) fn usable(store: &Store, now: Now, key: KeyId) -> Result<&Key, Refusal> {
+    store.key(key).filter(|key| is_usable(now, &key.meta)).ok_or(Refusal::Denied)
+}
+
+/// A protocol's key that may be used now, with its private half.
+fn computes(store: &Store, now: Now, key: KeyId) -> Result<(&KeyMeta, &[u8; 32]), Refusal> {
+    let key = usable(store, now, key)?;
     let secret = key.secret.as_ref().ok_or(Refusal::Denied)?;
     Ok((&key.meta, secret.as_bytes()))
 }
 
-fn change(changed: Result<(), KeyError>) -> Result<Outcome, Refusal> {
+pub(crate) fn change(changed: Result<(), KeyError>) -> Result<Outcome, Refusal> {
     match changed {
         Ok(()) => Ok(Outcome::Done),
         Err(KeyError::NoSuchKey(_)) => Err(Refusal::Denied),
@@ -668,11 +733,12 @@ fn near(now: Now, time: u64) -> Result<(), Refusal> {
 }
 
 fn wish<'a>(now: Now, call: CallKind, meta: &'a KeyMeta, kind: Option<SignatureType>) -> Wish<'a> {
-    Wish { call, label: &meta.label, usage: meta.usage, kind, hour: now.hour() }
+    Wish { call, label: &meta.label, usage: Some(meta.usage), kind, hour: now.hour() }
 }
 
-fn named_key(call: &Call<'_>) -> Option<KeyId> {
+pub(crate) fn named_key(call: &Call<'_>) -> Option<KeyId> {
     match *call {
+        Call::General(ref call) => call.key(),
         Call::Public(key)
         | Call::Sign { key, .. }
         | Call::Attest { key, .. }
@@ -684,8 +750,9 @@ fn named_key(call: &Call<'_>) -> Option<KeyId> {
     }
 }
 
-fn new_key<'a>(call: &'a Call<'a>) -> Option<&'a NewKey<'a>> {
+pub(crate) fn new_key<'a>(call: &'a Call<'a>) -> Option<&'a NewKey<'a>> {
     match call {
+        Call::General(GeneralCall::Unwrap { new, .. }) => Some(new),
         Call::Generate(new) | Call::Import { key: new, .. } => Some(new),
         _ => None,
     }

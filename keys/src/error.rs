@@ -25,6 +25,9 @@ pub enum KeyError {
         /// What it was asked to do.
         operation: Operation,
     },
+    /// This vault makes no keys for that.
+    #[error("no keys for {0} are made here")]
+    NotOffered(KeyUsage),
 
     // The peer sent what cannot be used.
     /// The peer's public key is of low order.

@@ -25,6 +25,7 @@ pub mod arena;
 pub mod audit;
 mod backend;
 mod error;
+pub mod general;
 mod hash;
 mod hpke;
 mod jose;

@@ -10,7 +10,7 @@ use crate::{
     Backend, KeyUsage, NonContributory, PublicHalf, PublicKey, SharedSecret, SignatureType, signed_bytes,
 };
 
-/// The public half of a key for `usage` with this Ed25519 seed or X25519 scalar.
+/// The public half of a protocol's key for `usage` with this Ed25519 seed or X25519 scalar.
 #[must_use]
 pub fn public_half(usage: KeyUsage, secret: &[u8; 32]) -> PublicHalf {
     if usage.agrees() {

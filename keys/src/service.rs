@@ -4,8 +4,9 @@
 //! `[v=1, id u32, op u8, args]`, an answer `[v=1, id u32, status u8, result/null]`. Decoding takes only the
 //! deterministic encoding and borrows from the frame, so that a secret in it is nowhere twice.
 //!
-//! No message has a place for a private key on its way to a client. One carries a private key to the service
-//! ([`Call::Import`]) and one the passphrase of its store ([`Call::Unlock`]): both are wiped with the frame.
+//! No message has a place for a private key on its way to a client, but for one that another wraps. One carries a private key to the service
+//! ([`Call::Import`]) and two the passphrase of its store ([`Call::Unlock`], [`Call::ChangePassphrase`]): all are wiped
+//! with the frame.
 //!
 //! Specification: docs/protocol.md §7.1, §7.2.
 
@@ -15,6 +16,8 @@ use minicbor::decode::{self, Decoder};
 use minicbor::encode::Encoder;
 use zeroize::Zeroizing;
 
+use crate::general::request::GeneralCall;
+use crate::general::{MATERIAL_BYTES_MAX, PUBLIC_BYTES_MAX};
 use crate::strict::{self, Malformed};
 use crate::{KeyId, KeyUsage, PublicHalf, PublicKey, SharedSecret, SignatureAlgorithm, SignatureType};
 
@@ -51,14 +54,14 @@ pub struct Request<'a> {
 pub enum Call<'a> {
     /// Makes a key.
     Generate(NewKey<'a>),
-    /// Takes in a private key that was made elsewhere (an Ed25519 seed or an X25519 scalar). Operator only.
+    /// Takes in a private key that was made elsewhere. Operator only.
     Import {
         /// What the key is to be.
         key: NewKey<'a>,
         /// Its name where it comes from, kept if given: identities name their keys.
         id: Option<KeyId>,
-        /// The private half.
-        secret: &'a [u8; 32],
+        /// The private half, in the form of its type: 1 to [`MATERIAL_BYTES_MAX`] bytes.
+        secret: &'a [u8],
     },
     /// What is publicly known of a key.
     Public(KeyId),
@@ -106,6 +109,15 @@ pub enum Call<'a> {
     Disable(KeyId),
     /// Ends a key's rest.
     Enable(KeyId),
+    /// Puts another passphrase in the place of the store's.
+    ChangePassphrase {
+        /// The present one.
+        passphrase: &'a [u8],
+        /// The next one.
+        next: &'a [u8],
+    },
+    /// An operation with keys of general use.
+    General(GeneralCall<'a>),
     /// Asks the key cache: a request as docs/protocol.md §5.4 has it, 1 to [`CACHE_BYTES_MAX`] bytes.
     Cache(&'a [u8]),
 }
@@ -119,6 +131,8 @@ pub struct NewKey<'a> {
     pub label: &'a str,
     /// When it ends, Unix seconds, if ever.
     pub expires: Option<u64>,
+    /// Whether it may leave the store wrapped by another key: only one of general use may.
+    pub extractable: bool,
 }
 
 /// An operation's name, as policies and logs have it.
@@ -132,8 +146,22 @@ pub enum CallKind {
     Public = 3,
     List = 4,
     Sign = 5,
+    SignRaw = 6,
+    Verify = 7,
     Agree = 8,
+    EcdhKdf = 9,
+    HpkeOpen = 10,
+    Encrypt = 11,
+    Decrypt = 12,
+    Wrap = 13,
+    Unwrap = 14,
+    Mac = 15,
+    Encapsulate = 16,
+    Decapsulate = 17,
     Destroy = 18,
+    Random = 19,
+    Seal = 20,
+    Open = 21,
     Cache = 22,
     Attest = 23,
     Status = 32,
@@ -142,18 +170,34 @@ pub enum CallKind {
     Reload = 35,
     Disable = 36,
     Enable = 37,
+    Narrow = 38,
+    ChangePassphrase = 39,
 }
 
 impl CallKind {
     /// Every operation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 31] = [
         Self::Generate,
         Self::Import,
         Self::Public,
         Self::List,
         Self::Sign,
+        Self::SignRaw,
+        Self::Verify,
         Self::Agree,
+        Self::EcdhKdf,
+        Self::HpkeOpen,
+        Self::Encrypt,
+        Self::Decrypt,
+        Self::Wrap,
+        Self::Unwrap,
+        Self::Mac,
+        Self::Encapsulate,
+        Self::Decapsulate,
         Self::Destroy,
+        Self::Random,
+        Self::Seal,
+        Self::Open,
         Self::Attest,
         Self::Status,
         Self::Unlock,
@@ -161,6 +205,8 @@ impl CallKind {
         Self::Reload,
         Self::Disable,
         Self::Enable,
+        Self::Narrow,
+        Self::ChangePassphrase,
         Self::Cache,
     ];
 
@@ -185,8 +231,22 @@ impl CallKind {
             Self::Public => "public",
             Self::List => "list",
             Self::Sign => "sign",
+            Self::SignRaw => "sign-raw",
+            Self::Verify => "verify",
             Self::Agree => "agree",
+            Self::EcdhKdf => "ecdh-kdf",
+            Self::HpkeOpen => "hpke-open",
+            Self::Encrypt => "encrypt",
+            Self::Decrypt => "decrypt",
+            Self::Wrap => "wrap",
+            Self::Unwrap => "unwrap",
+            Self::Mac => "mac",
+            Self::Encapsulate => "encapsulate",
+            Self::Decapsulate => "decapsulate",
             Self::Destroy => "destroy",
+            Self::Random => "random",
+            Self::Seal => "seal",
+            Self::Open => "open",
             Self::Attest => "attest",
             Self::Status => "status",
             Self::Unlock => "unlock",
@@ -194,6 +254,8 @@ impl CallKind {
             Self::Reload => "reload",
             Self::Disable => "disable",
             Self::Enable => "enable",
+            Self::Narrow => "narrow",
+            Self::ChangePassphrase => "change-passphrase",
             Self::Cache => "cache",
         }
     }
@@ -230,6 +292,8 @@ impl Call<'_> {
             Self::Reload => CallKind::Reload,
             Self::Disable(_) => CallKind::Disable,
             Self::Enable(_) => CallKind::Enable,
+            Self::ChangePassphrase { .. } => CallKind::ChangePassphrase,
+            Self::General(call) => call.kind(),
             Self::Cache(_) => CallKind::Cache,
         }
     }
@@ -267,14 +331,14 @@ impl<'a> Request<'a> {
             e.array(4)?.u8(VERSION)?.u32(self.id)?.u8(self.call.kind().number())?;
             match &self.call {
                 Call::Generate(new) => {
-                    e.array(3)?;
+                    e.array(4)?;
                     new.put(e)
                 }
                 Call::Import { key, id, secret } => {
-                    e.array(5)?;
+                    e.array(6)?;
                     key.put(e)?;
                     strict::put_optional_bytes(e, id.as_ref().map(KeyId::as_bytes))?;
-                    e.bytes(*secret)?.ok()
+                    e.bytes(secret)?.ok()
                 }
                 Call::Public(key) | Call::Destroy(key) | Call::Disable(key) | Call::Enable(key) => {
                     e.array(1)?.bytes(key.as_bytes())?.ok()
@@ -287,31 +351,47 @@ impl<'a> Request<'a> {
                 Call::Attest { key, body } => e.array(2)?.bytes(key.as_bytes())?.bytes(body)?.ok(),
                 Call::Cache(request) => e.array(1)?.bytes(request)?.ok(),
                 Call::Unlock { passphrase, create } => e.array(2)?.bytes(passphrase)?.bool(*create)?.ok(),
+                Call::ChangePassphrase { passphrase, next } => {
+                    e.array(2)?.bytes(passphrase)?.bytes(next)?.ok()
+                }
+                Call::General(call) => call.put(e),
             }
         });
     }
 }
 
 impl NewKey<'_> {
-    fn put(&self, e: &mut Encoder<&mut Vec<u8>>) -> Written {
-        e.u8(self.usage.number())?.str(self.label)?;
-        put_optional(e, self.expires)
+    pub(crate) fn put(&self, e: &mut Encoder<&mut Vec<u8>>) -> Written {
+        e.u16(self.usage.number())?.str(self.label)?;
+        put_optional(e, self.expires)?;
+        e.bool(self.extractable)?.ok()
     }
 }
 
-fn new_key<'b>(d: &mut Decoder<'b>) -> Result<NewKey<'b>, decode::Error> {
+pub(crate) fn new_key<'b>(d: &mut Decoder<'b>) -> Result<NewKey<'b>, decode::Error> {
+    let usage = usage(d)?;
     Ok(NewKey {
-        usage: usage(d)?,
+        usage,
         label: strict::text(d, LABEL_BYTES_MAX)?,
         expires: strict::optional(d, Decoder::u64)?,
+        extractable: extractable(d, usage)?,
     })
 }
 
-fn usage(d: &mut Decoder<'_>) -> Result<KeyUsage, decode::Error> {
-    KeyUsage::from_number(d.u8()?).ok_or_else(|| strict::refuse(d, "unknown usage"))
+/// Only a key of general use can be extractable.
+fn extractable(d: &mut Decoder<'_>, usage: KeyUsage) -> Result<bool, decode::Error> {
+    let extractable = d.bool()?;
+    if extractable && usage.general().is_none() {
+        return Err(strict::refuse(d, "a key that never leaves"));
+    }
+    Ok(extractable)
 }
 
-fn key_id(d: &mut Decoder<'_>) -> Result<KeyId, decode::Error> {
+fn usage(d: &mut Decoder<'_>) -> Result<KeyUsage, decode::Error> {
+    KeyUsage::from_number(d.u16()?).ok_or_else(|| strict::refuse(d, "unknown usage"))
+}
+
+pub(crate) fn key_id(d: &mut Decoder<'_>) -> Result<KeyId, decode::Error> {
     strict::bytes_exact(d).map(KeyId::from_bytes)
 }
 
@@ -322,21 +402,20 @@ fn exact<'b>(d: &mut Decoder<'b>) -> Result<&'b [u8; 32], decode::Error> {
 fn call<'b>(d: &mut Decoder<'b>) -> Result<Call<'b>, decode::Error> {
     let number = d.u8()?;
     let kind = CallKind::from_number(number).ok_or_else(|| strict::refuse(d, "unknown operation"))?;
+    if let Some(call) = GeneralCall::read(kind, d)? {
+        return Ok(Call::General(call));
+    }
     let arguments = match kind {
         CallKind::List | CallKind::Status | CallKind::Lock | CallKind::Reload => 0,
         CallKind::Public | CallKind::Destroy | CallKind::Disable | CallKind::Enable | CallKind::Cache => 1,
-        CallKind::Agree | CallKind::Attest | CallKind::Unlock => 2,
-        CallKind::Generate | CallKind::Sign => 3,
-        CallKind::Import => 5,
+        CallKind::Agree | CallKind::Attest | CallKind::Unlock | CallKind::ChangePassphrase => 2,
+        CallKind::Sign => 3,
+        CallKind::Generate => 4,
+        _ => 6,
     };
     strict::array(d, arguments)?;
     Ok(match kind {
         CallKind::Generate => Call::Generate(new_key(d)?),
-        CallKind::Import => {
-            let key = new_key(d)?;
-            let id = strict::optional(d, strict::bytes_exact)?.map(KeyId::from_bytes);
-            Call::Import { key, id, secret: exact(d)? }
-        }
         CallKind::Public => Call::Public(key_id(d)?),
         CallKind::List => Call::List,
         CallKind::Sign => {
@@ -358,6 +437,15 @@ fn call<'b>(d: &mut Decoder<'b>) -> Result<Call<'b>, decode::Error> {
         CallKind::Disable => Call::Disable(key_id(d)?),
         CallKind::Enable => Call::Enable(key_id(d)?),
         CallKind::Cache => Call::Cache(strict::bytes(d, CACHE_BYTES_MAX)?),
+        CallKind::ChangePassphrase => Call::ChangePassphrase {
+            passphrase: strict::bytes(d, PASSPHRASE_BYTES_MAX)?,
+            next: strict::bytes(d, PASSPHRASE_BYTES_MAX)?,
+        },
+        _ => {
+            let key = new_key(d)?;
+            let id = strict::optional(d, strict::bytes_exact)?.map(KeyId::from_bytes);
+            Call::Import { key, id, secret: strict::bytes(d, MATERIAL_BYTES_MAX)? }
+        }
     })
 }
 
@@ -418,8 +506,12 @@ pub enum Outcome {
     Shared(SharedSecret),
     /// The state of the service.
     State(ServiceState),
-    /// What the key cache answers: wiped on drop, there may be a plaintext in it.
-    Cache(Zeroizing<Vec<u8>>),
+    /// What an operation of general use yields, or what the key cache answers.
+    Bytes(Zeroizing<Vec<u8>>),
+    /// Whether it is so.
+    Verdict(bool),
+    /// A ciphertext, and the secret in it.
+    Encapsulated(Vec<u8>, SharedSecret),
 }
 
 /// Appends the answer to the request `id` as a frame to `out`.
@@ -440,7 +532,11 @@ pub fn put_answer(out: &mut Vec<u8>, id: u32, answer: &Result<Outcome, Refusal>)
                     Outcome::Signature(bytes) => e.bytes(bytes)?.ok(),
                     Outcome::Shared(secret) => e.bytes(secret.as_bytes())?.ok(),
                     Outcome::State(state) => state.put(e),
-                    Outcome::Cache(answer) => e.bytes(answer)?.ok(),
+                    Outcome::Bytes(bytes) => e.bytes(bytes)?.ok(),
+                    Outcome::Verdict(verdict) => e.bool(*verdict)?.ok(),
+                    Outcome::Encapsulated(ciphertext, secret) => {
+                        e.array(2)?.bytes(ciphertext)?.bytes(secret.as_bytes())?.ok()
+                    }
                 }
             }
         }
@@ -520,6 +616,34 @@ impl<'a> Reply<'a> {
         self.read(|d| Ok(SharedSecret::new(exact(d)?)))
     }
 
+    /// The answer to a call that yields bytes.
+    ///
+    /// # Errors
+    /// As [`Reply::done`].
+    pub fn bytes(&self) -> Result<Zeroizing<Vec<u8>>, ReplyError> {
+        self.read(|d| Ok(Zeroizing::new(d.bytes()?.to_vec())))
+    }
+
+    /// The answer to a question that is answered by yes or no.
+    ///
+    /// # Errors
+    /// As [`Reply::done`].
+    pub fn verdict(&self) -> Result<bool, ReplyError> {
+        self.read(Decoder::bool)
+    }
+
+    /// The answer to a call that yields a ciphertext and the secret in it.
+    ///
+    /// # Errors
+    /// As [`Reply::done`].
+    pub fn encapsulated(&self) -> Result<(Vec<u8>, SharedSecret), ReplyError> {
+        self.read(|d| {
+            strict::array(d, 2)?;
+            let ciphertext = strict::bytes(d, PUBLIC_BYTES_MAX)?.to_vec();
+            Ok((ciphertext, SharedSecret::new(exact(d)?)))
+        })
+    }
+
     /// The answer to a question for the state.
     ///
     /// # Errors
@@ -592,9 +716,8 @@ impl KeyState {
     }
 }
 
-/// What is publicly known of a key: `[kid b16, usage u8, state u8, owner u32, created u64, exp u64/null, label, public]`.
-///
-/// No key can be read out, so that nothing here says whether one may.
+/// What is publicly known of a key:
+/// `[kid b16, usage u16, state u8, owner u32, created u64, exp u64/null, label, public, extractable bool]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KeyMeta {
     /// The key's name.
@@ -611,42 +734,52 @@ pub struct KeyMeta {
     pub expires: Option<u64>,
     /// Its name for people and policies, 1 to [`LABEL_BYTES_MAX`] bytes.
     pub label: String,
-    /// Its public half.
-    pub public: [u8; 32],
+    /// Its public half, in the form of its type: 32 bytes, or up to [`PUBLIC_BYTES_MAX`] for a key of general use.
+    pub public: Vec<u8>,
+    /// Whether it may leave the store wrapped by another key. Once it may not, it never may again.
+    pub extractable: bool,
 }
 
 impl KeyMeta {
     /// The public half by what it can do.
     #[must_use]
     pub fn public_half(&self) -> PublicHalf {
-        if self.usage.agrees() {
-            PublicHalf::Agree(self.public)
-        } else {
-            PublicHalf::Verify(PublicKey::ed25519(self.public))
+        match <[u8; 32]>::try_from(&self.public[..]) {
+            Ok(public) if self.usage.agrees() => PublicHalf::Agree(public),
+            Ok(public) if self.usage.general().is_none() => PublicHalf::Verify(PublicKey::ed25519(public)),
+            _ => PublicHalf::General(self.public.clone()),
         }
     }
 
     /// Appends the encoding.
     pub(crate) fn put(&self, e: &mut Encoder<&mut Vec<u8>>) -> Written {
-        e.array(8)?.bytes(self.id.as_bytes())?.u8(self.usage.number())?.u8(self.state as u8)?;
+        e.array(9)?.bytes(self.id.as_bytes())?.u16(self.usage.number())?.u8(self.state as u8)?;
         e.u32(self.owner)?.u64(self.created)?;
         put_optional(e, self.expires)?;
-        e.str(&self.label)?.bytes(&self.public)?.ok()
+        e.str(&self.label)?.bytes(&self.public)?.bool(self.extractable)?.ok()
     }
 
     pub(crate) fn read(d: &mut Decoder<'_>) -> Result<Self, decode::Error> {
-        strict::array(d, 8)?;
+        strict::array(d, 9)?;
+        let (id, usage) = (key_id(d)?, usage(d)?);
         Ok(Self {
-            id: key_id(d)?,
-            usage: usage(d)?,
+            id,
+            usage,
             state: KeyState::from_number(d.u8()?).ok_or_else(|| strict::refuse(d, "unknown state"))?,
             owner: d.u32()?,
             created: d.u64()?,
             expires: strict::optional(d, Decoder::u64)?,
             label: strict::text(d, LABEL_BYTES_MAX)?.to_owned(),
-            public: strict::bytes_exact(d)?,
+            public: public(d, usage)?,
+            extractable: extractable(d, usage)?,
         })
     }
+}
+
+fn public(d: &mut Decoder<'_>, usage: KeyUsage) -> Result<Vec<u8>, decode::Error> {
+    let public = strict::bytes(d, PUBLIC_BYTES_MAX)?;
+    let fits = usage.general().map_or(public.len() == 32, |it| it.kind().has_public_of(public.len()));
+    if fits { Ok(public.to_vec()) } else { Err(strict::refuse(d, "public half of another length")) }
 }
 
 /// What the service says of itself: `[unlocked, keys u32, rules u32, clients u32, answered u64, [protection text]]`.
@@ -698,7 +831,7 @@ pub fn frame(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, Malformed> {
     Ok(rest.get(..length).map(|content| (content, length + 4)))
 }
 
-type Written = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
+pub(crate) type Written = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
 
 fn put_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Written) {
     let start = out.len();
@@ -727,19 +860,57 @@ const PROTECTION_LINE_BYTES_MAX: usize = 200;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::general::{Form, Mode, Scheme};
 
     const KEY: KeyId = KeyId::from_bytes([3; 16]);
 
     fn calls() -> Vec<Call<'static>> {
-        let new = NewKey { usage: KeyUsage::ChannelStatic, label: "orders", expires: Some(1 << 40) };
+        let usage = KeyUsage::ChannelStatic;
+        let new = NewKey { usage, label: "orders", expires: Some(1 << 40), extractable: false };
+        let general = KeyUsage::parse("rsa-2048:wrap").unwrap();
+        let leaves = NewKey { usage: general, extractable: true, ..new };
         vec![
             Call::Generate(new),
             Call::Import { key: NewKey { expires: None, ..new }, id: Some(KEY), secret: &[7; 32] },
             Call::Public(KEY),
             Call::List,
             Call::Sign { key: KEY, kind: SignatureType::Credential, body: b"body" },
+            Call::General(GeneralCall::SignRaw {
+                key: KEY,
+                scheme: Scheme::RsaPssSha384,
+                message: b"message",
+            }),
+            Call::General(GeneralCall::Verify {
+                key: KEY,
+                scheme: Scheme::Ed25519,
+                message: b"",
+                signature: b"signature",
+            }),
             Call::Agree { key: KEY, peer: &[9; 32] },
+            Call::General(GeneralCall::EcdhKdf { key: KEY, peer: b"peer", info: b"info", bytes: 48 }),
+            Call::General(GeneralCall::HpkeOpen {
+                key: KEY,
+                enc: b"enc",
+                info: b"",
+                aad: b"aad",
+                ciphertext: b"ciphertext",
+            }),
+            Call::General(GeneralCall::Encrypt { key: KEY, mode: Mode::GcmSiv, aad: b"aad", data: b"" }),
+            Call::General(GeneralCall::Decrypt { key: KEY, mode: Mode::Gcm, aad: b"", sealed: b"sealed" }),
+            Call::General(GeneralCall::Wrap { with: KEY, key: KEY, form: Form::Kwp }),
+            Call::General(GeneralCall::Unwrap {
+                with: KEY,
+                form: Form::Sealed,
+                wrapped: b"wrapped",
+                new: leaves,
+            }),
+            Call::General(GeneralCall::Mac { key: KEY, data: b"data" }),
+            Call::General(GeneralCall::Encapsulate(KEY)),
+            Call::General(GeneralCall::Decapsulate { key: KEY, ciphertext: b"ciphertext" }),
             Call::Destroy(KEY),
+            Call::General(GeneralCall::Random { bytes: 32 }),
+            Call::General(GeneralCall::Seal { label: "state", aad: b"aad", data: b"data" }),
+            Call::General(GeneralCall::Open { label: "state", aad: b"", sealed: b"sealed" }),
             Call::Attest { key: KEY, body: b"attest" },
             Call::Status,
             Call::Unlock { passphrase: b"correct horse", create: true },
@@ -747,6 +918,8 @@ mod tests {
             Call::Reload,
             Call::Disable(KEY),
             Call::Enable(KEY),
+            Call::General(GeneralCall::Narrow(KEY)),
+            Call::ChangePassphrase { passphrase: b"correct horse", next: b"battery staple" },
             Call::Cache(b"request"),
         ]
     }
@@ -760,7 +933,8 @@ mod tests {
             created: 1_700_000_000,
             expires: None,
             label: "orders".to_owned(),
-            public: [5; 32],
+            public: vec![5; 32],
+            extractable: false,
         }
     }
 
@@ -824,6 +998,8 @@ mod tests {
             Outcome::Signature([8; 64]),
             Outcome::Shared(SharedSecret::new(&[6; 32])),
             Outcome::State(state.clone()),
+            Outcome::Verdict(true),
+            Outcome::Encapsulated(vec![1; 1088], SharedSecret::new(&[6; 32])),
         ];
         for (at, outcome) in outcomes.into_iter().enumerate() {
             let mut framed = Vec::new();
@@ -837,8 +1013,10 @@ mod tests {
                 reply.signature().is_ok_and(|bytes| bytes == [8; 64]),
                 reply.shared().is_ok_and(|secret| secret.as_bytes() == &[6; 32]),
                 reply.state().is_ok_and(|read| read == state),
+                reply.verdict().is_ok_and(|verdict| verdict),
+                reply.encapsulated().is_ok_and(|(ciphertext, _)| ciphertext.len() == 1088),
             ];
-            let expected: [bool; 6] = std::array::from_fn(|reader| reader == at);
+            let expected: [bool; 8] = std::array::from_fn(|reader| reader == at);
             assert_eq!(read, expected, "{at}");
         }
     }

@@ -53,6 +53,9 @@ impl SoftwareVault {
     }
 
     fn generate_now(&self, usage: KeyUsage) -> Result<KeyId, KeyError> {
+        if usage.general().is_some() {
+            return Err(KeyError::NotOffered(usage));
+        }
         let mut id = [0; 16];
         fill(&mut id)?;
         let id = KeyId::from_bytes(id);

@@ -8,6 +8,9 @@
 //! [`Sealed`] is the store while it is locked; [`Store`] has the secrets, in an [`Arena`]. Not claimed: that an older
 //! file put in place of both generations is noticed, or that erased bytes leave the disk.
 //!
+//! A private half of 32 bytes is in the arena itself. A key of general use has a secret of 32 bytes there, of its own,
+//! and its private half, whatever its length, lies sealed under that: it is in memory only while it is computed with.
+//!
 //! Specification: docs/protocol.md §7.3.
 
 use std::collections::BTreeMap;
@@ -23,7 +26,8 @@ use minicbor::encode::Encoder;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::arena::{Arena, Secret};
-use crate::service::{KeyMeta, KeyState};
+use crate::general::{MATERIAL_BYTES_MAX, sealing};
+use crate::service::{FRAME_BYTES_MAX, KeyMeta, KeyState};
 use crate::strict::{self, Malformed};
 use crate::{
     Aead, AeadAlgorithm, Backend, KeyError, KeyId, Label, StoreError, TAG_BYTES, hkdf_expand, mac, mac_verify,
@@ -31,6 +35,9 @@ use crate::{
 
 /// Keys in a store, destroyed ones counted, at most.
 pub const KEYS_MAX: usize = 2048;
+
+/// Bytes of what is publicly known of all keys, at most, so that one answer can list them.
+pub const LISTED_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
 
 /// Places that a store needs in its arena: keys, its own two secrets, and one to work in.
 pub const ARENA_PLACES: usize = KEYS_MAX + 8;
@@ -144,7 +151,9 @@ impl Sealed {
             kek,
             root,
             keys: keys
-                .map(|(record, secret)| (record.meta.id, Key { meta: record.meta.clone(), secret }))
+                .map(|(Record { meta, material, .. }, secret)| {
+                    (meta.id, Key { meta: meta.clone(), secret, material: material.clone() })
+                })
                 .collect(),
         })
     }
@@ -155,8 +164,25 @@ impl Sealed {
 pub struct Key {
     /// What is publicly known of it.
     pub meta: KeyMeta,
-    /// Its private half; `None` when it was destroyed.
+    /// Its private half, or what that is sealed under; `None` when it was destroyed.
     pub secret: Option<Secret>,
+    /// The sealed private half of a key of general use; empty for others and when it was destroyed.
+    material: Vec<u8>,
+}
+
+impl Key {
+    /// The private half of a key of general use: to be used and dropped. `None` when it was destroyed.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`].
+    pub fn material(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let Some(secret) = &self.secret else {
+            return Ok(None);
+        };
+        let opened =
+            sealing::open(secret.as_bytes(), &material_purpose(), &material_of(&self.meta), &self.material);
+        opened.map(Some).map_err(|_| StoreError::Tampered)
+    }
 }
 
 /// A store that is open. Every change is on the disk when its call returns.
@@ -219,15 +245,46 @@ impl Store {
     /// # Errors
     /// [`KeyError::Store`]; the store is unchanged.
     pub fn insert(&mut self, meta: KeyMeta, secret: &mut [u8; 32]) -> Result<(), KeyError> {
-        if self.keys.len() >= KEYS_MAX {
+        self.add(meta, secret, Vec::new())
+    }
+
+    /// Adds a key of general use with this private half: 1 to [`MATERIAL_BYTES_MAX`] bytes, which the caller wipes.
+    ///
+    /// # Errors
+    /// [`KeyError::Store`]; the store is unchanged.
+    pub fn insert_general(&mut self, meta: KeyMeta, private: &[u8]) -> Result<(), KeyError> {
+        let mut secret: Zeroizing<[u8; 32]> = Zeroizing::new(random()?);
+        let material = sealing::seal(secret.as_ref(), &material_purpose(), &material_of(&meta), private)
+            .map_err(|error| KeyError::Unavailable(Box::new(error)))?;
+        self.add(meta, &mut secret, material)
+    }
+
+    fn add(&mut self, meta: KeyMeta, secret: &mut [u8; 32], material: Vec<u8>) -> Result<(), KeyError> {
+        let listed: usize = self.keys.values().map(|key| listed_bytes(&key.meta)).sum();
+        if self.keys.len() >= KEYS_MAX || listed + listed_bytes(&meta) > LISTED_BYTES_MAX {
             secret.zeroize();
             return Err(refused(&self.path, StoreError::Full));
         }
         let secret = self.arena.hold(secret).map_err(|source| refused(&self.path, full(source)))?;
         let id = meta.id;
-        self.keys.insert(id, Key { meta, secret: Some(secret) });
+        self.keys.insert(id, Key { meta, secret: Some(secret), material });
         self.write(Keep::Before).inspect_err(|_| {
             self.keys.remove(&id);
+        })
+    }
+
+    /// Makes an extractable key one that never leaves the store.
+    ///
+    /// # Errors
+    /// [`KeyError::NoSuchKey`] also for a destroyed key; [`KeyError::Store`], and the key is as it was.
+    pub fn narrow(&mut self, id: KeyId) -> Result<(), KeyError> {
+        let key = self.keys.get_mut(&id).filter(|key| key.meta.state != KeyState::Destroyed);
+        let key = key.ok_or(KeyError::NoSuchKey(id))?;
+        let before = std::mem::replace(&mut key.meta.extractable, false);
+        self.write(Keep::Before).inspect_err(|_| {
+            if let Some(key) = self.keys.get_mut(&id) {
+                key.meta.extractable = before;
+            }
         })
     }
 
@@ -257,6 +314,7 @@ impl Store {
         if key.secret.take().is_none() {
             return Err(KeyError::NoSuchKey(id));
         }
+        key.material.clear();
         key.meta.state = KeyState::Destroyed;
         self.write(Keep::Nothing)
     }
@@ -285,6 +343,18 @@ impl Store {
             .map_err(|_| fail(StoreError::WrongPassphrase))
     }
 
+    /// Puts another passphrase in the place of the present one. No file that the old one opens is left in the directory;
+    /// copies elsewhere are opened by it for ever.
+    ///
+    /// # Errors
+    /// [`KeyError::Store`], and the passphrase is the old one.
+    pub fn change_passphrase(&mut self, passphrase: &[u8]) -> Result<(), KeyError> {
+        let cost = Kek { cost: self.cost.cost, salt: random()? };
+        let kek = cost.derive(passphrase, &self.arena).map_err(|source| refused(&self.path, source))?;
+        let before = (std::mem::replace(&mut self.cost, cost), std::mem::replace(&mut self.kek, kek));
+        self.write(Keep::Nothing).inspect_err(|_| (self.cost, self.kek) = before)
+    }
+
     fn write(&mut self, keep: Keep) -> Result<(), KeyError> {
         let generation = self.generation + 1;
         let content = self.encode(generation, random()?);
@@ -309,7 +379,7 @@ impl Store {
         file.root = keys.seal(ROOT_PLACE, &root_label(&file), Some(&self.root));
         for (place, key) in self.keys.values().enumerate() {
             let sealed = keys.seal(place, &record_label(&file, &key.meta), key.secret.as_ref());
-            file.records.push(Record { meta: key.meta.clone(), sealed });
+            file.records.push(Record { meta: key.meta.clone(), sealed, material: key.material.clone() });
         }
         let mut content = file.encode();
         let trailer = mac(&keys.trailer, &content);
@@ -345,8 +415,10 @@ struct StoreFile {
 #[derive(Debug)]
 struct Record {
     meta: KeyMeta,
-    /// The private half with its tag; empty when it was destroyed.
+    /// The secret of 32 bytes with its tag; empty when it was destroyed.
     sealed: Vec<u8>,
+    /// The private half of a key of general use, sealed under that secret; empty when there is none.
+    material: Vec<u8>,
 }
 
 impl StoreFile {
@@ -367,10 +439,12 @@ impl StoreFile {
             let count = strict::array_within(d, 0..=KEYS_MAX as u64)?;
             let mut records: Vec<Record> = Vec::new();
             for _ in 0..count {
-                strict::array(d, 2)?;
-                let record = Record { meta: KeyMeta::read(d)?, sealed: sealed(d)? };
+                strict::array(d, 3)?;
+                let record = Record { meta: KeyMeta::read(d)?, sealed: sealed(d)?, material: material(d)? };
                 let destroyed = record.meta.state == KeyState::Destroyed;
+                let has_material = !destroyed && record.meta.usage.general().is_some();
                 if destroyed != record.sealed.is_empty()
+                    || has_material == record.material.is_empty()
                     || records.last().is_some_and(|last| last.meta.id >= record.meta.id)
                 {
                     return Err(strict::refuse(d, "records that do not fit"));
@@ -391,9 +465,9 @@ impl StoreFile {
             e.bytes(&self.check)?.bytes(&self.salt)?.bytes(&self.root)?;
             e.array(self.records.len() as u64)?;
             for record in &self.records {
-                e.array(2)?;
+                e.array(3)?;
                 record.meta.put(&mut e)?;
-                e.bytes(&record.sealed)?;
+                e.bytes(&record.sealed)?.bytes(&record.material)?;
             }
             Ok(())
         })();
@@ -408,6 +482,14 @@ fn sealed(d: &mut Decoder<'_>) -> Result<Vec<u8>, decode::Error> {
         return Ok(bytes.to_vec());
     }
     Err(strict::refuse(d, "sealed bytes of another length"))
+}
+
+fn material(d: &mut Decoder<'_>) -> Result<Vec<u8>, decode::Error> {
+    let bytes = d.bytes()?;
+    if bytes.len() <= MATERIAL_BYTES_MAX + sealing::OVERHEAD {
+        return Ok(bytes.to_vec());
+    }
+    Err(strict::refuse(d, "a private half that is too long"))
 }
 
 /// How the key that seals the store comes from a passphrase.
@@ -503,6 +585,22 @@ fn record_label(file: &StoreFile, meta: &KeyMeta) -> Vec<u8> {
     debug_assert!(written.is_ok(), "encoding into memory failed");
     let label = Label::new("store").bytes(&file.store_id).uint(file.generation);
     label.bytes(meta.id.as_bytes()).bytes(&encoded).encode()
+}
+
+fn material_purpose() -> Label {
+    Label::new("store/material")
+}
+
+/// What never changes of a key, and says how its private half is read.
+fn material_of(meta: &KeyMeta) -> Vec<u8> {
+    Label::new("key").bytes(meta.id.as_bytes()).uint(meta.usage.number().into()).encode()
+}
+
+/// No fewer bytes than the key takes up in a list.
+fn listed_bytes(meta: &KeyMeta) -> usize {
+    /// Everything but label and public half, and the lengths of these.
+    const FIXED: usize = 64;
+    FIXED + meta.label.len() + meta.public.len()
 }
 
 /// What a write keeps of the generation before.
@@ -602,4 +700,5 @@ const VERSION: u8 = 1;
 const KEK_ARGON2ID: u8 = 1;
 /// Behind the last record's place.
 const ROOT_PLACE: usize = KEYS_MAX;
-const FILE_BYTES_MAX: usize = 1 << 20;
+/// More than [`KEYS_MAX`] of the longest keys take.
+const FILE_BYTES_MAX: usize = 16 << 20;

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::pin::Pin;
 
+use crate::general::General;
 use crate::{KeyError, PublicKey, SharedSecret, Signature, SignatureType};
 
 /// An answer to come. Boxed, so that [`Vault`] is object safe; a vault is asked once per handshake, not per message.
@@ -22,6 +23,9 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, KeyError>> + Send
 /// Dropping an answer cancels nothing that has begun: [`Vault::generate`] may leave a key, which [`Vault::list`] shows.
 pub trait Vault: fmt::Debug + Send + Sync {
     /// Makes a key for `usage` and nothing else.
+    ///
+    /// # Errors
+    /// [`KeyError::NotOffered`] for a key that this vault does not make.
     fn generate(&self, usage: KeyUsage) -> Answer<'_, KeyId>;
 
     /// The public half of `key`.
@@ -127,10 +131,12 @@ pub enum KeyUsage {
     EnvelopeStatic,
     /// Purpose 8: X25519, the static key of disposable-key exchanges.
     Ok2cryStatic,
+    /// Of general use, in a key service: no key of this project's protocols.
+    General(General),
 }
 
 impl KeyUsage {
-    /// Every usage.
+    /// Every usage of this project's protocols; [`General::ALL`] has the others.
     pub const ALL: [Self; 9] = [
         Self::Identity,
         Self::ChannelStatic,
@@ -143,11 +149,12 @@ impl KeyUsage {
         Self::Ok2cryStatic,
     ];
 
-    /// The purpose number of a `KeyAttest` (docs/protocol.md §3.1), or none for an identity's own key.
+    /// The purpose number of a `KeyAttest` (docs/protocol.md §3.1), or none for a key that is not attested: an identity's
+    /// own, and those of general use.
     #[must_use]
     pub const fn purpose(self) -> Option<u8> {
         match self {
-            Self::Identity => None,
+            Self::Identity | Self::General(_) => None,
             Self::ChannelStatic => Some(1),
             Self::CredentialSigning => Some(2),
             Self::PrekeySigning => Some(3),
@@ -159,16 +166,30 @@ impl KeyUsage {
         }
     }
 
-    /// The usage's number in the messages and the store of the key service: its purpose, or 0 for an identity's own key.
+    /// The type and family of a key of general use.
     #[must_use]
-    pub fn number(self) -> u8 {
-        self.purpose().unwrap_or(0)
+    pub const fn general(self) -> Option<General> {
+        match self {
+            Self::General(general) => Some(general),
+            _ => None,
+        }
+    }
+
+    /// The usage's number in the messages and the store of the key service: its purpose, 0 for an identity's own key, or
+    /// the [`General::number`], which is above 255.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match self {
+            Self::General(general) => general.number(),
+            usage => usage.purpose().unwrap_or(0).into(),
+        }
     }
 
     /// The usage with this [`KeyUsage::number`].
     #[must_use]
-    pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|usage| usage.number() == number)
+    pub fn from_number(number: u16) -> Option<Self> {
+        let own = Self::ALL.into_iter().find(|usage| usage.number() == number);
+        own.or_else(|| General::from_number(number).map(Self::General))
     }
 
     /// The usage with this purpose number.
@@ -177,7 +198,7 @@ impl KeyUsage {
         Self::ALL.into_iter().find(|usage| usage.purpose() == Some(purpose))
     }
 
-    /// Whether the key is an X25519 key and agrees; every other key signs.
+    /// Whether the key is the X25519 key of a protocol, which agrees; every other key of a protocol signs.
     #[must_use]
     pub const fn agrees(self) -> bool {
         matches!(self, Self::ChannelStatic | Self::EnvelopeStatic | Self::Ok2cryStatic)
@@ -196,7 +217,7 @@ impl KeyUsage {
             Self::MessageSigning => {
                 matches!(kind, T::SfMessage | T::PrekeyIssue | T::EsStep | T::EsDesync | T::EsDead)
             }
-            Self::ChannelStatic | Self::EnvelopeStatic | Self::Ok2cryStatic => false,
+            Self::ChannelStatic | Self::EnvelopeStatic | Self::Ok2cryStatic | Self::General(_) => false,
         }
     }
 
@@ -213,13 +234,25 @@ impl KeyUsage {
             Self::MessageSigning => "message-signing",
             Self::EnvelopeStatic => "envelope-static",
             Self::Ok2cryStatic => "ok2cry-static",
+            Self::General(general) => general.name(),
+        }
+    }
+
+    /// The name of the key's type.
+    #[must_use]
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Self::General(general) => general.type_name(),
+            usage if usage.agrees() => "x25519",
+            _ => "ed25519",
         }
     }
 
     /// The usage of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|usage| usage.name() == name)
+        let own = Self::ALL.into_iter().find(|usage| usage.name() == name);
+        own.or_else(|| General::parse(name).map(Self::General))
     }
 }
 
@@ -236,6 +269,8 @@ pub enum PublicHalf {
     Verify(PublicKey),
     /// Is agreed with: an X25519 public key, 32 bytes.
     Agree([u8; 32]),
+    /// Of a key of general use, in the form of its type; of a symmetric key a fingerprint.
+    General(Vec<u8>),
 }
 
 impl PublicHalf {
@@ -245,6 +280,7 @@ impl PublicHalf {
         match self {
             Self::Verify(key) => key.as_bytes(),
             Self::Agree(key) => key,
+            Self::General(key) => key,
         }
     }
 }
@@ -289,8 +325,9 @@ mod tests {
         }
         assert_eq!(KeyUsage::from_purpose(0), None);
         assert_eq!(KeyUsage::from_purpose(9), None);
-        for usage in KeyUsage::ALL {
+        for usage in KeyUsage::ALL.into_iter().chain(General::ALL.map(KeyUsage::General)) {
             assert_eq!(KeyUsage::parse(usage.name()), Some(usage));
+            assert_eq!(KeyUsage::from_number(usage.number()), Some(usage));
         }
         assert_eq!(KeyUsage::parse("Identity"), None);
     }

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use onward_keys::arena::Arena;
+use onward_keys::general::MATERIAL_BYTES_MAX;
 use onward_keys::service::{KeyMeta, KeyState};
-use onward_keys::store::{ARENA_PLACES, Cost, KEYS_MAX, Sealed, Store};
+use onward_keys::store::{ARENA_PLACES, Cost, KEYS_MAX, LISTED_BYTES_MAX, Sealed, Store};
 use onward_keys::{KeyError, KeyId, KeyUsage, StoreError, private};
 
 #[test]
@@ -34,6 +35,73 @@ fn keys_come_back_with_the_passphrase_and_only_with_it() {
         assert!(matches!(source(store.check(wrong)), StoreError::WrongPassphrase));
     }
     store.check(PASSPHRASE).unwrap();
+}
+
+#[test]
+fn a_key_of_general_use_comes_back_whatever_its_length_and_can_only_be_narrowed() {
+    let home = Home::new();
+    let mut store = home.create();
+    for (at, bytes) in [(1, 16), (2, 32), (3, MATERIAL_BYTES_MAX)] {
+        store.insert_general(general(at), &vec![0x50 | at; bytes]).unwrap();
+    }
+    store.insert(meta(4, KeyUsage::Identity), &mut [4; 32]).unwrap();
+    store.narrow(general(2).id).unwrap();
+    store.destroy(general(3).id).unwrap();
+    let content = fs::read(home.file()).unwrap();
+    assert!(!content.windows(16).any(|window| window == [0x51; 16]), "a private half is sealed");
+    let store = store.lock().unwrap().unlock(PASSPHRASE, arena()).unwrap();
+    let read = |at| store.key(general(at).id).unwrap();
+    assert_eq!(read(1).material().unwrap().unwrap()[..], [0x51; 16]);
+    assert_eq!(read(2).material().unwrap().unwrap()[..], [0x52; 32]);
+    assert!(read(3).material().unwrap().is_none());
+    assert!(read(1).meta.extractable && !read(2).meta.extractable);
+    assert_ne!(read(1).secret.as_ref().unwrap().as_bytes()[..16], [0x51; 16]);
+    assert_eq!(
+        store.key(meta(4, KeyUsage::Identity).id).unwrap().secret.as_ref().unwrap().as_bytes(),
+        &[4; 32]
+    );
+}
+
+#[test]
+fn another_passphrase_opens_the_store_and_the_old_one_does_not() {
+    let home = Home::new();
+    let mut store = home.create();
+    store.insert(meta(1, KeyUsage::Identity), &mut [1; 32]).unwrap();
+    store.change_passphrase(b"another").unwrap();
+    assert!(!home.beside("before").exists());
+    assert!(matches!(source(store.check(PASSPHRASE)), StoreError::WrongPassphrase));
+    store.check(b"another").unwrap();
+    let sealed = store.lock().unwrap();
+    assert!(matches!(source(sealed.unlock(PASSPHRASE, arena())), StoreError::WrongPassphrase));
+    let store = sealed.unlock(b"another", arena()).unwrap();
+    let key = store.key(meta(1, KeyUsage::Identity).id).unwrap();
+    assert_eq!(key.secret.as_ref().unwrap().as_bytes(), &[1; 32]);
+}
+
+#[test]
+fn keys_that_one_answer_could_not_list_are_not_taken() {
+    let home = Home::new();
+    let mut store = home.create();
+    let long = |at: u8| KeyMeta {
+        usage: KeyUsage::parse("ml-dsa-65:sign-raw").unwrap(),
+        public: vec![at; 1952],
+        ..general(at)
+    };
+    let fits = LISTED_BYTES_MAX / (1952 + 128);
+    // A file is written for each, so that only the last ones are worth it.
+    let mut listed = 0;
+    let refused = (0..=fits + 1).find_map(|at| {
+        let id = KeyId::from_bytes((at as u128).to_be_bytes());
+        let meta = KeyMeta { id, ..long(1) };
+        listed += 1;
+        store.insert_general(meta, &[1; 32]).err()
+    });
+    assert!(matches!(store_error(refused.unwrap()), StoreError::Full));
+    assert!(listed > fits, "{listed}");
+    let mut answer = Vec::new();
+    let keys = store.keys().map(|key| key.meta.clone()).collect();
+    onward_keys::service::put_answer(&mut answer, 1, &Ok(onward_keys::service::Outcome::Keys(keys)));
+    assert!(answer.len() <= onward_keys::service::FRAME_BYTES_MAX);
 }
 
 #[test]
@@ -311,7 +379,18 @@ fn meta(at: u8, usage: KeyUsage) -> KeyMeta {
         created: 1_700_000_000,
         expires: Some(1_800_000_000),
         label: format!("{at:064}"),
-        public: public.as_bytes().try_into().unwrap(),
+        public: public.as_bytes().to_vec(),
+        extractable: false,
+    }
+}
+
+/// An AES key that may leave, labelled so that each takes up as much.
+fn general(at: u8) -> KeyMeta {
+    KeyMeta {
+        usage: KeyUsage::parse("aes-256:aead").unwrap(),
+        public: vec![at; 32],
+        extractable: true,
+        ..meta(at, KeyUsage::Identity)
     }
 }
 

@@ -31,14 +31,16 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use zeroize::{Zeroize as _, Zeroizing};
 
+mod general;
+
 /// How long a request may take, connecting included. Source: docs/protocol.md §7.1.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Bytes of requests that wait for a service that takes nothing.
 const UNWRITTEN_BYTES_MAX: usize = 1 << 20;
 
-/// How long unlocking may take: a guess at a passphrase costs time on purpose.
-const UNLOCK_DEADLINE: Duration = Duration::from_secs(30);
+/// How long unlocking may take, where a guess at a passphrase costs time on purpose, and making an RSA key.
+const SLOW_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A connection to a key service that is made when it is needed and again when it was lost. Cheap to clone.
 #[derive(Clone)]
@@ -92,7 +94,16 @@ impl KeyClient {
     /// [`Refusal::Rate`] after too many wrong ones; [`KeyError::Locked`] when there is no store.
     pub async fn unlock(&self, passphrase: &[u8], create: bool) -> Result<(), KeyError> {
         let call = Call::Unlock { passphrase, create };
-        self.ask_within(UNLOCK_DEADLINE, call, None, |reply| reply.done()).await
+        self.ask_within(SLOW_DEADLINE, call, None, |reply| reply.done()).await
+    }
+
+    /// Puts another passphrase in the place of the store's; the service has to be unlocked.
+    ///
+    /// # Errors
+    /// As [`KeyClient::unlock`]; the passphrase is the old one.
+    pub async fn change_passphrase(&self, passphrase: &[u8], next: &[u8]) -> Result<(), KeyError> {
+        let call = Call::ChangePassphrase { passphrase, next };
+        self.ask_within(SLOW_DEADLINE, call, None, |reply| reply.done()).await
     }
 
     /// Has the service wipe every secret.
@@ -124,10 +135,12 @@ impl KeyClient {
     /// # Errors
     /// [`KeyError::Refused`]: the policy does not allow it, or a key in use has the label.
     pub async fn create(&self, new: NewKey<'_>) -> Result<KeyMeta, KeyError> {
-        self.ask(Call::Generate(new), None, |reply| reply.key()).await
+        let slow = new.usage.general().is_some_and(|general| general.kind().is_rsa());
+        let deadline = if slow { SLOW_DEADLINE } else { DEADLINE };
+        self.ask_within(deadline, Call::Generate(new), None, |reply| reply.key()).await
     }
 
-    /// Hands a private key over (an Ed25519 seed or an X25519 scalar), which keeps the name `id` if given. For operators.
+    /// Hands a private key over, in the form of its type, which keeps the name `id` if given. For operators.
     ///
     /// # Errors
     /// As [`KeyClient::create`]; also when the key is or was in the store.
@@ -135,7 +148,7 @@ impl KeyClient {
         &self,
         new: NewKey<'_>,
         id: Option<KeyId>,
-        secret: &[u8; 32],
+        secret: &[u8],
     ) -> Result<KeyMeta, KeyError> {
         self.ask(Call::Import { key: new, id, secret }, None, |reply| reply.key()).await
     }
@@ -191,7 +204,7 @@ impl Vault for KeyClient {
             let mut random = [0; 8];
             getrandom::fill(&mut random).map_err(unavailable)?;
             let label = format!("{}/{usage}-{:016x}", self.shared.label, u64::from_be_bytes(random));
-            Ok(self.create(NewKey { usage, label: &label, expires: None }).await?.id)
+            Ok(self.create(NewKey { usage, label: &label, expires: None, extractable: false }).await?.id)
         })
     }
 
@@ -215,7 +228,13 @@ impl Vault for KeyClient {
     }
 
     fn agree<'a>(&'a self, key: KeyId, peer: &'a [u8; 32]) -> Answer<'a, SharedSecret> {
-        Box::pin(self.ask(Call::Agree { key, peer }, Some(key), |reply| reply.shared()))
+        Box::pin(async move {
+            let agreed = self.ask(Call::Agree { key, peer }, Some(key), |reply| reply.shared()).await;
+            agreed.map_err(|error| match error {
+                KeyError::Refused(Refusal::Crypto) => NonContributory.into(),
+                error => error,
+            })
+        })
     }
 
     fn list(&self) -> Answer<'_, Vec<KeyInfo>> {
@@ -334,7 +353,10 @@ impl Connection {
 
     /// Writes the request at once if the socket takes it, else leaves the rest to the task.
     fn send(&self, call: Call<'_>, answer: oneshot::Sender<Content>) -> io::Result<u32> {
-        let mut framed = Zeroizing::new(Vec::with_capacity(REQUEST_BYTES));
+        // Of its whole size at once: a buffer that has to move is wiped where it was by nobody.
+        let long = matches!(call, Call::General(_) | Call::Import { .. });
+        let mut framed =
+            Zeroizing::new(Vec::with_capacity(if long { LONG_REQUEST_BYTES } else { REQUEST_BYTES }));
         let mut state = self.state();
         if self.is_lost() {
             return Err(io::ErrorKind::NotConnected.into());
@@ -475,14 +497,14 @@ fn refused(error: ReplyError, key: Option<KeyId>) -> KeyError {
     match (error, key) {
         (ReplyError::Refused(Refusal::Denied), Some(key)) => KeyError::NoSuchKey(key),
         (ReplyError::Refused(Refusal::Locked), _) => KeyError::Locked,
-        (ReplyError::Refused(Refusal::Crypto), _) => KeyError::NonContributory(NonContributory),
         (ReplyError::Refused(refusal @ (Refusal::Backend | Refusal::Timeout)), _) => unavailable(refusal),
         (ReplyError::Refused(refusal), _) => KeyError::Refused(refusal),
         (error, _) => unavailable(error),
     }
 }
 
-/// Most requests are shorter; a longer one moves its buffer, which is wiped where it was by nobody, so that requests
-/// with a secret in them stay below.
-const REQUEST_BYTES: usize = 2048;
+/// Most requests are shorter, and every one with a secret in it but those below.
+const REQUEST_BYTES: usize = 2304;
+/// More than the longest request with data or a private key in it.
+const LONG_REQUEST_BYTES: usize = 68 * 1024;
 const READ_BYTES: usize = 16 * 1024;

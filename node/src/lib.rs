@@ -54,7 +54,7 @@ pub use onward_keys::service::{KeyMeta, KeyState, NewKey, Refusal, ServiceState}
 #[cfg(feature = "channels")]
 pub use onward_keys::{
     Backend, KeyError, KeyId, KeyUsage, PublicHalf, PublicKey, SignatureAlgorithm, SignatureType,
-    SoftwareVault, Vault, audit, read_development_key,
+    SoftwareVault, Vault, audit, general, read_development_key,
 };
 
 pub use error::NodeError;

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use onward::general::wrapping::WrappedKey;
+use onward::general::{Form, General};
 use onward::{KeyClient, KeyId, KeyMeta, KeyState, KeyUsage, NewKey, Vault as _, read_development_key};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -11,21 +13,38 @@ use super::keyd::{client, failed, operator, service_dir};
 use crate::args::KeyCommand;
 use crate::error::{CliError, Code};
 use crate::output::{Output, Table};
+use crate::passphrase;
 use crate::state::{State, checked_name};
 
 pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> Result<(), CliError> {
     match command {
-        KeyCommand::Create { at, label, usage, days } => {
+        KeyCommand::Create { at, label, usage, key_type, family, extractable, private, days } => {
             let expires = days.map(|days| now() + days * 24 * 3600);
-            let new = NewKey { usage: parse_usage(&usage)?, label: &label, expires };
-            let made = operator(state, &at).await?.create(new).await;
-            let made = made.map_err(|error| failed(format!("key `{label}` was not made"), error))?;
+            let usage = match (usage, key_type, family) {
+                (Some(usage), ..) => parse_usage(&usage)?,
+                (None, key_type, family) => {
+                    parse_general(&key_type.unwrap_or_default(), &family.unwrap_or_default())?
+                }
+            };
+            let new = NewKey { usage, label: &label, expires, extractable };
+            let operator = operator(state, &at).await?;
+            let made = if private {
+                operator.import(new, None, &passphrase::ask_bytes("private half")?).await
+            } else {
+                operator.create(new).await
+            };
+            let made = made.map_err(|error| {
+                let refused = failed(format!("key `{label}` was not made"), error);
+                refused.help(
+                    "its label may be in use; what the service does not offer, `onward keyd status` says",
+                )
+            })?;
             show(&made, output)
         }
         KeyCommand::Ls { at, all } => {
             let keys = if all { operator(state, &at).await? } else { client(state, &at)? };
             let keys = keys.keys().await.map_err(|error| failed("the keys cannot be listed", error))?;
-            let mut table = Table::new("keys", &["label", "usage", "state", "id", "public"]);
+            let mut table = Table::new("keys", COLUMNS);
             for key in &keys {
                 table.row(row(key));
             }
@@ -44,7 +63,12 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
             }
             let kept = |error| failed(format!("key `{label}` is as it was"), error);
             operator.disable(old.id).await.map_err(kept)?;
-            let new = NewKey { usage: old.usage, label: &old.label, expires: old.expires };
+            let new = NewKey {
+                usage: old.usage,
+                label: &old.label,
+                expires: old.expires,
+                extractable: old.extractable,
+            };
             let made = match operator.create(new).await {
                 Ok(made) => made,
                 Err(error) => {
@@ -72,6 +96,26 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
             let done = operator.delete(key.id).await;
             changed(done, KeyMeta { state: KeyState::Destroyed, ..key }, output)
         }
+        KeyCommand::Wrap { at, label, with } => {
+            let operator = operator(state, &at).await?;
+            let (key, with) = (find(&operator, &label).await?, find(&operator, &with).await?);
+            let wrapped = operator.wrap(with.id, key.id, Form::Sealed).await;
+            let wrapped = wrapped.map_err(|error| failed(format!("key `{label}` was not wrapped"), error))?;
+            let text = hex(&wrapped);
+            output.object(&text, json!({ "label": key.label, "with": with.label, "wrapped": text }))
+        }
+        KeyCommand::Unwrap { at, with } => {
+            let operator = operator(state, &at).await?;
+            let with = find(&operator, &with).await?;
+            let bytes = passphrase::ask_bytes("wrapped key")?;
+            let was = WrappedKey::decode(&bytes)
+                .map_err(|error| CliError::new(Code::Input, "it is no wrapped key").because(error))?;
+            let was = was.meta;
+            let KeyMeta { usage, ref label, expires, extractable, .. } = was;
+            let new = NewKey { usage, label, expires, extractable };
+            let taken = operator.unwrap(with.id, Form::Sealed, &bytes, new).await;
+            show(&taken.map_err(|error| failed(format!("key `{label}` was not taken in"), error))?, output)
+        }
         KeyCommand::Import { at, identity } => {
             let operator = operator(state, &at).await?;
             import(state, &operator, &identity, output).await?;
@@ -83,7 +127,7 @@ pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> R
 /// Takes the development keys of an identity over, under the names by which the identity knows them.
 async fn import(state: &State, operator: &KeyClient, identity: &str, output: Output) -> Result<(), CliError> {
     let directory = state.identity_dir(checked_name(identity)?)?.join("keys");
-    let mut table = Table::new("keys", &["label", "usage", "state", "id", "public"]);
+    let mut table = Table::new("keys", COLUMNS);
     for (key, _) in take_over(operator, &directory, identity).await? {
         table.row(row(&key));
     }
@@ -115,21 +159,24 @@ pub(crate) async fn take_over(
         let (usage, secret) = read_development_key(&path)
             .map_err(|error| failed(format!("{} cannot be read", path.display()), error))?;
         let label = format!("{name}/{usage}-{}", &id.to_string()[..8]);
-        let new = NewKey { usage, label: &label, expires: None };
-        let key = operator.import(new, Some(id), &secret).await;
+        let new = NewKey { usage, label: &label, expires: None, extractable: false };
+        let key = operator.import(new, Some(id), &secret[..]).await;
         taken
             .push((key.map_err(|error| failed(format!("key `{label}` was not taken over"), error))?, secret));
     }
     Ok(taken)
 }
 
-fn row(key: &KeyMeta) -> [Value; 5] {
+const COLUMNS: &[&str] = &["label", "type", "usage", "state", "id", "public"];
+
+fn row(key: &KeyMeta) -> [Value; 6] {
     [
         json!(key.label),
+        json!(key.usage.type_name()),
         json!(key.usage.name()),
         json!(key.state.name()),
         json!(key.id.to_string()),
-        json!(hex(&key.public)),
+        json!(hex(key.public.get(..LISTED_PUBLIC_BYTES).unwrap_or(&key.public))),
     ]
 }
 
@@ -153,9 +200,11 @@ fn changed(done: Result<(), onward::KeyError>, key: KeyMeta, output: Output) -> 
 
 fn show(key: &KeyMeta, output: Output) -> Result<(), CliError> {
     let expires = key.expires.map_or_else(|| "never".to_owned(), |at| at.to_string());
+    let leaves = if key.extractable { "wrapped" } else { "never" };
     let text = format!(
-        "{}\nusage    {}\nstate    {}\nid       {}\npublic   {}\nmade     {}\nends     {expires}",
+        "{}\ntype     {}\nusage    {}\nstate    {}\nid       {}\npublic   {}\nmade     {}\nends     {expires}\nleaves   {leaves}",
         key.label,
+        key.usage.type_name(),
         key.usage,
         key.state.name(),
         key.id,
@@ -164,12 +213,14 @@ fn show(key: &KeyMeta, output: Output) -> Result<(), CliError> {
     );
     let value: Value = json!({
         "label": key.label,
+        "type": key.usage.type_name(),
         "usage": key.usage.name(),
         "state": key.state.name(),
         "id": key.id.to_string(),
         "public": hex(&key.public),
         "created": key.created,
         "expires": key.expires,
+        "extractable": key.extractable,
     });
     output.object(&text, value)
 }
@@ -180,6 +231,18 @@ fn parse_usage(name: &str) -> Result<KeyUsage, CliError> {
         CliError::new(Code::Usage, format!("there is no usage `{name}`")).help(format!("one of {names}"))
     })
 }
+
+fn parse_general(key_type: &str, family: &str) -> Result<KeyUsage, CliError> {
+    let name = format!("{key_type}:{family}");
+    General::parse(&name).map(KeyUsage::General).ok_or_else(|| {
+        let names = General::ALL.map(General::name).join(", ");
+        CliError::new(Code::Usage, format!("there is no key of type `{key_type}` for `{family}`"))
+            .help(format!("one of {names}"))
+    })
+}
+
+/// A public half is listed by its first bytes: enough to know it by. `show` prints the whole.
+const LISTED_PUBLIC_BYTES: usize = 32;
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

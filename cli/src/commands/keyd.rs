@@ -28,6 +28,12 @@ pub(crate) async fn run(state: &State, command: KeydCommand, output: Output) -> 
             unlocked.map_err(|error| failed("the key service stays locked", error))?;
             output.object("unlocked", json!({ "unlocked": true }))
         }
+        KeydCommand::Passphrase { at } => {
+            let (present, next) = (passphrase::ask(false)?, passphrase::ask(true)?);
+            let changed = client(state, &at)?.change_passphrase(&present, &next).await;
+            changed.map_err(|error| failed("the passphrase is the old one", error))?;
+            output.object("changed: erase the copies that the old one opens", json!({ "changed": true }))
+        }
         KeydCommand::Lock { at } => {
             let locked = client(state, &at)?.lock().await;
             locked.map_err(|error| failed("the key service was not locked", error))?;

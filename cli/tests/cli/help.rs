@@ -53,8 +53,11 @@ fn every_command_has_one_screen_of_help_and_a_manual_page() {
     has("node", &["start", "stop", "ls"]);
     has("route", &["add", "rm", "ls", "explain"]);
     has("identity", &["create", "show", "export", "introduce", "rotate"]);
-    has("key", &["create", "ls", "show", "rotate", "disable", "enable", "destroy", "import"]);
-    has("keyd", &["start", "status", "unlock", "lock", "reload", "policy"]);
+    has(
+        "key",
+        &["create", "ls", "show", "rotate", "disable", "enable", "destroy", "wrap", "unwrap", "import"],
+    );
+    has("keyd", &["start", "status", "unlock", "passphrase", "lock", "reload", "policy"]);
     has("cache", &["status"]);
     has("audit", &["verify", "show"]);
     has("peer", &["add", "rm", "ls"]);

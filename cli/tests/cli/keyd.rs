@@ -99,6 +99,58 @@ fn a_key_is_made_listed_rotated_and_destroyed() {
 }
 
 #[test]
+fn a_key_of_general_use_is_made_listed_and_wrapped() {
+    let service = Service::start();
+    let create =
+        |label, kind, family| service.operate(&["key", "create", label, "--type", kind, "--for", family]);
+    let signer = create("orders/signing", "p-256", "sign-raw");
+    assert_eq!((&signer["type"], &signer["usage"]), (&"p-256".into(), &"p-256:sign-raw".into()));
+    assert_eq!(signer["public"].as_str().unwrap().len(), 2 * 65);
+    assert_eq!(create("orders/post", "ml-dsa-65", "sign-raw")["type"], "ml-dsa-65");
+    assert_eq!(create("orders/backup", "aes-256", "wrap")["extractable"], false);
+    let leaves = ["key", "create", "orders/archive", "--type", "aes-256", "--for", "aead", "--extractable"];
+    assert_eq!(service.operate(&leaves)["extractable"], true);
+    let listed = service.operate(&["key", "ls", "--all"]);
+    let types: Vec<_> = listed["keys"].as_array().unwrap().iter().map(|key| &key["type"]).collect();
+    for kind in ["ed25519", "p-256", "ml-dsa-65", "aes-256"] {
+        assert!(types.iter().any(|it| *it == kind), "{kind} is not among {types:?}");
+    }
+    let wrapped = service.operate(&["key", "wrap", "orders/archive", "--with", "orders/backup"]);
+    let wrapped = wrapped["wrapped"].as_str().unwrap();
+    let refuse = |arguments: &[&str], input: &[&[u8]], code: &str, exit: i32| {
+        service.home.run_with_input(arguments, &input.concat()).fails(code, exit);
+    };
+    refuse(&["key", "wrap", "orders/signing", "--with", "orders/backup"], &[PASSPHRASE], "E0703", 77);
+    let unwrap = ["key", "unwrap", "--with", "orders/backup"];
+    refuse(&unwrap, &[PASSPHRASE, wrapped.as_bytes(), b"\n"], "E0703", 77);
+    refuse(&unwrap, &[PASSPHRASE, b"00\n"], "E0110", 1);
+    refuse(&unwrap, &[PASSPHRASE, b"0g\n"], "E0110", 1);
+    refuse(&["key", "create", "x", "--type", "aes-128", "--for", "sign-raw"], &[PASSPHRASE], "E0101", 2);
+    refuse(&["key", "create", "x", "--type", "aes-128"], &[PASSPHRASE], "E0101", 2);
+}
+
+#[test]
+fn a_wrapped_key_is_taken_to_another_service_that_has_the_wrapping_key() {
+    let (here, there) = (Service::start(), Service::start());
+    let ask = |service: &Service, words: &[&str], line: &str| {
+        let input = [PASSPHRASE, line.as_bytes(), b"\n"].concat();
+        let done = service.home.run_with_input(&[words, &["-o", "json"]].concat(), &input);
+        assert_eq!(done.code, 0, "{words:?} {done:?}");
+        serde_json::from_str::<serde_json::Value>(&done.stdout).unwrap()
+    };
+    for service in [&here, &there] {
+        let words = ["key", "create", "backup", "--type", "aes-256", "--for", "wrap", "--private"];
+        ask(service, &words, &"5a".repeat(32));
+    }
+    let words = ["key", "create", "signing", "--type", "p-384", "--for", "sign-raw", "--extractable"];
+    let made = here.operate(&words);
+    let wrapped = here.operate(&["key", "wrap", "signing", "--with", "backup"]);
+    let taken = ask(&there, &["key", "unwrap", "--with", "backup"], wrapped["wrapped"].as_str().unwrap());
+    assert_eq!((&taken["label"], &taken["public"]), (&made["label"], &made["public"]));
+    assert_eq!(there.operate(&["key", "show", "signing"])["extractable"], true);
+}
+
+#[test]
 fn the_service_is_locked_unlocked_and_told_of_a_new_policy() {
     let service = Service::start();
     let uid = rustix::process::geteuid().as_raw();
@@ -123,6 +175,18 @@ fn the_service_is_locked_unlocked_and_told_of_a_new_policy() {
     service.home.run_with_input(&["keyd", "unlock"], b"wrong\n").fails("E0703", 77);
     service.operate(&["keyd", "unlock"]);
     assert_eq!(service.json(&["keyd", "status"])["unlocked"], true);
+}
+
+#[test]
+fn another_passphrase_takes_the_place_of_the_old_one() {
+    let service = Service::start();
+    let lines = [PASSPHRASE, b"another one\n"].concat();
+    let changed = service.home.run_with_input(&["keyd", "passphrase"], &lines);
+    assert_eq!(changed.code, 0, "{changed:?}");
+    service.home.run_with_input(&["keyd", "unlock"], PASSPHRASE).fails("E0703", 77);
+    assert_eq!(service.home.run_with_input(&["keyd", "unlock"], b"another one\n").code, 0);
+    service.home.run_with_input(&["keyd", "passphrase"], &lines).fails("E0703", 77);
+    service.home.run_with_input(&["keyd", "passphrase"], b"another one\n").fails("E0110", 1);
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use onward_channels::ok2cry::cache::{CacheCall, CacheRefusal, CacheReply, CacheReplyError, CacheRequest};
+use onward_keys::general::request::GeneralCall;
+use onward_keys::general::{Form, Mode, Scheme};
 use onward_keys::service::{Call, KeyMeta, NewKey, Refusal, Reply, ReplyError, Request, frame};
 use onward_keys::{KeyId, KeyUsage, SignatureType};
 
@@ -182,12 +184,17 @@ impl Client {
         self.ask(call, |reply| reply.done())
     }
 
+    /// Asks for what yields bytes.
+    pub(crate) fn bytes(&mut self, call: GeneralCall<'_>) -> Result<Vec<u8>, Not> {
+        self.ask(Call::General(call), |reply| reply.bytes()).map(|bytes| bytes.to_vec())
+    }
+
     pub(crate) fn key(&mut self, call: Call<'_>) -> Result<KeyMeta, Not> {
         self.ask(call, |reply| reply.key())
     }
 
     pub(crate) fn make(&mut self, usage: KeyUsage, label: &str) -> KeyMeta {
-        self.key(Call::Generate(NewKey { usage, label, expires: None })).unwrap()
+        self.key(Call::Generate(NewKey { usage, label, expires: None, extractable: false })).unwrap()
     }
 
     pub(crate) fn list(&mut self) -> Vec<KeyMeta> {
@@ -261,10 +268,41 @@ impl Client {
     }
 }
 
+/// The public half of a protocol's key.
+pub(crate) fn half(key: &KeyMeta) -> [u8; 32] {
+    key.public[..].try_into().unwrap()
+}
+
+/// Every operation of a key of general use, and those without a key, with arguments that are fine as such.
+pub(crate) fn general_calls(key: KeyId) -> Vec<GeneralCall<'static>> {
+    let usage = KeyUsage::parse("hmac-sha256:mac").unwrap();
+    let new = NewKey { usage, label: "unwrapped", expires: None, extractable: false };
+    vec![
+        GeneralCall::SignRaw { key, scheme: Scheme::Ed25519, message: b"message" },
+        GeneralCall::Verify { key, scheme: Scheme::Ed25519, message: b"message", signature: &[7; 64] },
+        GeneralCall::EcdhKdf { key, peer: &[9; 32], info: b"info", bytes: 32 },
+        GeneralCall::HpkeOpen { key, enc: &[4; 65], info: b"", aad: b"", ciphertext: &[7; 40] },
+        GeneralCall::Encrypt { key, mode: Mode::GcmSiv, aad: b"", data: b"data" },
+        GeneralCall::Encrypt { key, mode: Mode::CbcHmac, aad: b"", data: b"data" },
+        GeneralCall::Decrypt { key, mode: Mode::GcmSiv, aad: b"", sealed: &[7; 64] },
+        GeneralCall::Decrypt { key, mode: Mode::CbcHmac, aad: b"", sealed: &[7; 64] },
+        GeneralCall::Wrap { with: key, key, form: Form::Kwp },
+        GeneralCall::Unwrap { with: key, form: Form::Sealed, wrapped: b"wrapped", new },
+        GeneralCall::Unwrap { with: key, form: Form::Oaep, wrapped: &[7; 256], new },
+        GeneralCall::Mac { key, data: b"data" },
+        GeneralCall::Encapsulate(key),
+        GeneralCall::Decapsulate { key, ciphertext: &[7; 1088] },
+        GeneralCall::Random { bytes: 16 },
+        GeneralCall::Seal { label: "state", aad: b"", data: b"data" },
+        GeneralCall::Open { label: "state", aad: b"", sealed: &[7; 64] },
+        GeneralCall::Narrow(key),
+    ]
+}
+
 /// Every operation, with arguments that are fine as such.
 pub(crate) fn calls(key: KeyId) -> Vec<Call<'static>> {
-    let new = NewKey { usage: KeyUsage::CredentialSigning, label: "new", expires: None };
-    vec![
+    let new = NewKey { usage: KeyUsage::CredentialSigning, label: "new", expires: None, extractable: false };
+    let mut calls = vec![
         Call::Generate(new),
         Call::Import { key: NewKey { label: "imported", ..new }, id: None, secret: &[0x77; 32] },
         Call::Public(key),
@@ -273,8 +311,10 @@ pub(crate) fn calls(key: KeyId) -> Vec<Call<'static>> {
         Call::Attest { key, body: b"body" },
         Call::Disable(key),
         Call::Enable(key),
-        Call::Destroy(key),
-    ]
+    ];
+    calls.extend(general_calls(key).into_iter().map(Call::General));
+    calls.push(Call::Destroy(key));
+    calls
 }
 
 pub(crate) fn is_root() -> bool {

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 use onward_keyd::sandbox;
+use onward_keys::general::request::GeneralCall;
+use onward_keys::general::{Mode, Scheme};
 use onward_keys::service::{Call, NewKey};
 use onward_keys::{KeyUsage, SignatureType, private};
 use onward_trials::{Row, size};
@@ -98,21 +100,45 @@ fn a52_no_key_is_found_in_the_memory_of_the_service() {
     let mut operator = daemon.operator();
     // Known to this test only by a seed, so that its own memory has none of them either.
     let count = size(50, 1000) as u32;
+    let general = |name| KeyUsage::parse(name).unwrap();
+    let usages = [
+        KeyUsage::PrekeySigning,
+        KeyUsage::ChannelStatic,
+        general("aes-256:aead"),
+        general("hmac-sha256:mac"),
+        general("p-256:sign-raw"),
+    ];
     let mut keys = Vec::new();
     for at in 0..count {
-        let usage = if at % 2 == 0 { KeyUsage::PrekeySigning } else { KeyUsage::ChannelStatic };
+        let usage = usages[at as usize % usages.len()];
         let mut secret = zeroize::Zeroizing::new(known(at));
-        let new = NewKey { usage, label: &format!("key {at}"), expires: None };
-        let key = operator.key(Call::Import { key: new, id: None, secret: &secret }).unwrap();
+        let new = NewKey { usage, label: &format!("key {at}"), expires: None, extractable: false };
+        let key = operator.key(Call::Import { key: new, id: None, secret: &secret[..] }).unwrap();
         zeroize::Zeroize::zeroize(&mut *secret);
         keys.push((usage, key.id));
     }
     let peer = private::public_half(KeyUsage::ChannelStatic, &[5; 32]);
     for (usage, key) in &keys {
-        if *usage == KeyUsage::PrekeySigning {
-            operator.sign(*key, SignatureType::Prekey, b"x").unwrap();
-        } else {
-            operator.agree(*key, peer.as_bytes().try_into().unwrap()).unwrap();
+        let key = *key;
+        match usage.name() {
+            "prekey-signing" => {
+                operator.sign(key, SignatureType::Prekey, b"x").unwrap();
+            }
+            "channel-static" => {
+                operator.agree(key, peer.as_bytes().try_into().unwrap()).unwrap();
+            }
+            "aes-256:aead" => {
+                for mode in [Mode::Gcm, Mode::GcmSiv, Mode::CtrHmac] {
+                    operator.bytes(GeneralCall::Encrypt { key, mode, aad: b"", data: b"x" }).unwrap();
+                }
+            }
+            "hmac-sha256:mac" => {
+                operator.bytes(GeneralCall::Mac { key, data: b"x" }).unwrap();
+            }
+            _ => {
+                let scheme = Scheme::EcdsaP256Sha256;
+                operator.bytes(GeneralCall::SignRaw { key, scheme, message: b"x" }).unwrap();
+            }
         }
     }
     // What was computed last may still lie on the stack; this is what lies there after others.

@@ -111,6 +111,7 @@ async fn many_requests_at_once_have_each_its_own_answer() {
         usage: KeyUsage::PrekeySigning,
         label: "x",
         expires: None,
+        extractable: false,
     }));
     let key = key.unwrap();
     let vault = client(&daemon, "x");

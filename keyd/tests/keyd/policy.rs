@@ -5,7 +5,7 @@ use std::time::Instant;
 use onward_keys::service::{Call, CallKind, KeyState, NewKey, Refusal, Request};
 use onward_keys::{KeyUsage, PublicHalf, Signature, SignatureAlgorithm, SignatureType, private};
 
-use crate::harness::{Client, Daemon, Not, PASSPHRASE, calls};
+use crate::harness::{Client, Daemon, Not, PASSPHRASE, calls, half};
 
 /// A rule for everything that rules can grant on labels that begin with `app/`.
 const APP: &str = r#"
@@ -58,7 +58,7 @@ fn n7_1_a_key_does_what_its_usage_names_and_nothing_else_even_for_an_operator() 
         let peer = private::public_half(KeyUsage::ChannelStatic, &[5; 32]);
         let agreed = operator.agree(key.id, peer.as_bytes().try_into().unwrap());
         if usage.agrees() {
-            let expected = private::agree(&[5; 32], &key.public).unwrap();
+            let expected = private::agree(&[5; 32], &half(&key)).unwrap();
             assert_eq!(agreed.as_ref(), Ok(expected.as_bytes()));
         } else {
             assert_eq!(agreed, Err(Not::Refused(Refusal::BadArguments)), "{usage}");
@@ -130,11 +130,11 @@ fn agreements_and_signatures_are_those_of_the_published_vectors_and_of_the_softw
     let mut operator = daemon.operator();
     for (at, (secret, public, shared)) in RFC_7748.into_iter().enumerate() {
         let label = format!("vector {at}");
-        let new = NewKey { usage: KeyUsage::ChannelStatic, label: &label, expires: None };
+        let new = NewKey { usage: KeyUsage::ChannelStatic, label: &label, expires: None, extractable: false };
         let key = operator.key(Call::Import { key: new, id: None, secret: &bytes(secret) }).unwrap();
         assert_eq!(operator.agree(key.id, &bytes(public)), Ok(bytes(shared)), "{at}");
     }
-    let new = NewKey { usage: KeyUsage::PrekeySigning, label: "signer", expires: None };
+    let new = NewKey { usage: KeyUsage::PrekeySigning, label: "signer", expires: None, extractable: false };
     let key = operator.key(Call::Import { key: new, id: None, secret: &[0x42; 32] }).unwrap();
     let signed = operator.sign(key.id, SignatureType::Prekey, b"body");
     assert_eq!(signed, Ok(private::sign(&[0x42; 32], SignatureType::Prekey, b"body")));
@@ -146,9 +146,9 @@ fn an_agreement_with_a_key_of_the_same_store_needs_a_rule_that_says_so() {
     let mut client = daemon.client();
     let one = client.make(KeyUsage::ChannelStatic, "app/one");
     let other = client.make(KeyUsage::ChannelStatic, "app/other");
-    assert_eq!(client.agree(one.id, &other.public), Err(Not::Refused(Refusal::Denied)));
+    assert_eq!(client.agree(one.id, &half(&other)), Err(Not::Refused(Refusal::Denied)));
     daemon.set_policy(&format!("{APP}\nagree_with_own = true"));
-    assert_eq!(client.agree(one.id, &other.public), client.agree(other.id, &one.public));
+    assert_eq!(client.agree(one.id, &half(&other)), client.agree(other.id, &half(&one)));
 }
 
 #[test]
@@ -157,7 +157,12 @@ fn n7_9_a_denied_key_is_in_no_list_and_no_answer_holds_a_private_half() {
     let mut operator = daemon.operator();
     let secret = [0x3c; 32];
     let hidden = operator.make(KeyUsage::CredentialSigning, "hidden");
-    let new = NewKey { usage: KeyUsage::CredentialSigning, label: "app/imported", expires: None };
+    let new = NewKey {
+        usage: KeyUsage::CredentialSigning,
+        label: "app/imported",
+        expires: None,
+        extractable: false,
+    };
     let imported = operator.key(Call::Import { key: new, id: None, secret: &secret }).unwrap();
     assert_eq!(imported.public, *private::public_half(new.usage, &secret).as_bytes());
     let mut client = daemon.client();
@@ -199,12 +204,13 @@ fn n7_9_nothing_makes_a_key_extractable() {
 fn a_label_and_a_public_key_are_used_once() {
     let daemon = Daemon::start(APP);
     let mut operator = daemon.operator();
-    let new = NewKey { usage: KeyUsage::CredentialSigning, label: "app/a", expires: None };
+    let new =
+        NewKey { usage: KeyUsage::CredentialSigning, label: "app/a", expires: None, extractable: false };
     let bad = Err(Not::Refused(Refusal::BadArguments));
     let first = operator.key(Call::Import { key: new, id: None, secret: &[1; 32] }).unwrap();
     assert_eq!(operator.key(Call::Generate(new)), bad);
     // The same private half under another name and usage.
-    let other = NewKey { usage: KeyUsage::MessageSigning, label: "app/b", expires: None };
+    let other = NewKey { usage: KeyUsage::MessageSigning, label: "app/b", expires: None, extractable: false };
     assert_eq!(operator.key(Call::Import { key: other, id: None, secret: &[1; 32] }), bad);
     operator.done(Call::Disable(first.id)).unwrap();
     let second = operator.key(Call::Generate(new)).unwrap();
@@ -230,7 +236,8 @@ fn a_resting_destroyed_or_ended_key_is_not_used() {
     assert_eq!(client.sign(key.id, SignatureType::Prekey, b"x"), denied);
     assert_eq!(client.done(Call::Enable(key.id)).map(|()| [0; 64]), denied);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let ended = NewKey { usage: KeyUsage::PrekeySigning, label: "app/b", expires: Some(now) };
+    let ended =
+        NewKey { usage: KeyUsage::PrekeySigning, label: "app/b", expires: Some(now), extractable: false };
     assert_eq!(client.key(Call::Generate(ended)), Err(Not::Refused(Refusal::BadArguments)));
     let soon = client.key(Call::Generate(NewKey { expires: Some(now + 2), ..ended })).unwrap();
     while std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() < now + 2 {
@@ -282,6 +289,28 @@ fn ten_wrong_passphrases_are_free_and_the_next_has_to_wait() {
     }
     // Even the right one is not looked at now.
     assert_eq!(client.unlock(PASSPHRASE), Err(Not::Refused(Refusal::Rate)));
+}
+
+#[test]
+fn another_passphrase_takes_the_place_of_the_old_one_for_good() {
+    let mut daemon = Daemon::start(APP);
+    let key = daemon.operator().make(KeyUsage::PrekeySigning, "app/a");
+    let mut client = daemon.client();
+    let change = |client: &mut Client, passphrase: &str, next: &str| {
+        client.done(Call::ChangePassphrase { passphrase: passphrase.as_bytes(), next: next.as_bytes() })
+    };
+    assert_eq!(change(&mut client, "wrong", "other"), Err(Not::Refused(Refusal::Denied)));
+    change(&mut client, PASSPHRASE, "other").unwrap();
+    assert_eq!(client.unlock(PASSPHRASE), Err(Not::Refused(Refusal::Denied)));
+    client.done(Call::Lock).unwrap();
+    assert_eq!(change(&mut client, "other", "third"), Err(Not::Refused(Refusal::Locked)));
+    assert_eq!(client.unlock(PASSPHRASE), Err(Not::Refused(Refusal::Denied)));
+    client.unlock("other").unwrap();
+    assert!(client.sign(key.id, SignatureType::Prekey, b"x").is_ok());
+    assert!(!daemon.path().join("keys.store.before").exists(), "no file is left that the old one opens");
+    change(&mut client, "other", PASSPHRASE).unwrap();
+    daemon.kill_and_restart();
+    assert!(daemon.client().sign(key.id, SignatureType::Prekey, b"x").is_ok());
 }
 
 #[test]

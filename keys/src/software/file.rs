@@ -40,7 +40,8 @@ pub(super) fn decode(content: &[u8]) -> Result<PrivateKey, StoreError> {
         .strip_prefix(FIRST_LINE)
         .and_then(|rest| rest.split_once('\n'))
         .ok_or(StoreError::Malformed("first line"))?;
-    let usage = KeyUsage::parse(usage).ok_or(StoreError::Malformed("unknown usage"))?;
+    let usage = KeyUsage::parse(usage).filter(|usage| usage.general().is_none());
+    let usage = usage.ok_or(StoreError::Malformed("unknown usage"))?;
     let (label, document) = SecretDocument::from_pem(pem).map_err(|_| StoreError::Malformed("PEM"))?;
     let secret = document.as_bytes().strip_prefix(&prefix(usage));
     let secret = secret.and_then(|secret| <&[u8; 32]>::try_from(secret).ok());
