@@ -103,8 +103,16 @@ pub struct Exchanges {
     cache: CacheClient,
     key: KeyId,
     public: Vec<u8>,
-    /// With the history that it rests on, and when it is to be attested again, Unix seconds.
-    signer: Arc<tokio::sync::Mutex<Option<(Arc<History>, AttestedKey, u64)>>>,
+    signer: Arc<tokio::sync::Mutex<Option<Signer>>>,
+}
+
+/// The key that signs, as it was attested last.
+struct Signer {
+    key: AttestedKey,
+    /// The history that the attestation rests on.
+    history: Arc<History>,
+    /// Unix seconds.
+    renew_at: u64,
 }
 
 impl Node {
@@ -195,11 +203,10 @@ impl Exchanges {
             known: &known,
             carrier,
         };
-        let mut report = |event: Event| match event {
-            Event::Transitive { key_id, aud } => {
+        let mut report = |event: Event| {
+            if let Event::Transitive { key_id, aud } = event {
                 tracing::warn!(key = %key_id, audience = %aud, "a disposable key is believed though nobody vouches for it");
             }
-            _ => {}
         };
         Ok(object.verify(&demand, mode, &mut report)?)
     }
@@ -305,8 +312,8 @@ impl Exchanges {
         let mut signer = self.signer.lock().await;
         let history = self.identity.history();
         match &*signer {
-            Some((of, key, renew_at)) if Arc::ptr_eq(of, &history) && unix_now() < *renew_at => {
-                Ok(key.clone())
+            Some(known) if Arc::ptr_eq(&known.history, &history) && unix_now() < known.renew_at => {
+                Ok(known.key.clone())
             }
             _ => {
                 let attested = self
@@ -315,7 +322,7 @@ impl Exchanges {
                     .attested(&history, Purpose::OK2CRY_SIGNING, &self.public)
                     .await?;
                 let key = AttestedKey::new(self.key, attested.payload)?;
-                *signer = Some((history, key.clone(), attested.renew_at));
+                *signer = Some(Signer { key: key.clone(), history, renew_at: attested.renew_at });
                 Ok(key)
             }
         }
