@@ -60,18 +60,28 @@ impl LogFiles {
 
 impl Medium for LogFiles {
     fn append_leaves(&mut self, leaves: &[u8]) -> io::Result<()> {
-        self.leaves.write_all(leaves)
+        append(&mut self.leaves, leaves)
     }
 
     fn append_head(&mut self, head: &[u8]) -> io::Result<()> {
         self.leaves.sync_data()?;
-        self.heads.write_all(head)?;
+        append(&mut self.heads, head)?;
         self.heads.sync_data()
     }
 
     fn read_leaves(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
         self.leaves.read_exact_at(out, at)
     }
+}
+
+/// Appends all of `bytes`, or nothing: what a full disk has taken of them is cut off again, so that nothing can be
+/// written behind it.
+fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    let whole = file.metadata()?.len();
+    file.write_all(bytes).inspect_err(|_| {
+        // Should that fail too, the log is cut when it is opened, unless more was written.
+        let _ = file.set_len(whole);
+    })
 }
 
 /// Writes the public key of the heads beside them, for whoever did not note it elsewhere.

@@ -593,6 +593,7 @@ impl Node {
         self.inner.channels.identities.prepare(history, None).await
     }
 
+    #[cfg(feature = "ok2cry")]
     pub(crate) fn secure(&self) -> &Arc<Channels> {
         &self.inner.channels
     }
