@@ -7,7 +7,7 @@ use std::io::{self, BufReader, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use onward_keys::audit::{Leaf, Log, Medium};
+use onward_keys::audit::{AuditError, Leaf, Log, Medium, last_head};
 
 /// The public key of the heads of both logs, 64 hexadecimal digits, in the service's directory.
 pub const SIGNER_NAME: &str = "audit.pub";
@@ -35,8 +35,8 @@ pub struct LogFiles {
 }
 
 impl LogFiles {
-    /// Opens the log in `directory`, or begins one; `key` is the log's key, and `look` sees every leaf. A last leaf that
-    /// was not written whole is cut off.
+    /// Opens the log in `directory`, or begins one; `key` is the log's key, and `look` sees every leaf. A last leaf and a
+    /// last head that were not written whole are cut off.
     ///
     /// # Errors
     /// Of the system, or [`io::ErrorKind::InvalidData`] when the log was changed: it is not continued then.
@@ -50,10 +50,16 @@ impl LogFiles {
         let leaves = open_to_append(&path)?;
         let cut = leaves.try_clone()?;
         let content = BufReader::with_capacity(READ_BYTES, File::open(&path)?);
-        let files = Self { leaves, heads: open_to_append(&directory.join(names.heads))? };
-        let (log, whole) = Log::open(files, key, content, look)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let changed = |error: AuditError| io::Error::new(io::ErrorKind::InvalidData, error);
+        let path = directory.join(names.heads);
+        let heads = open_to_append(&path)?;
+        let (last, whole_heads) = last_head(BufReader::new(File::open(&path)?)).map_err(changed)?;
+        heads.set_len(whole_heads)?;
+        let (mut log, whole) = Log::open(Self { leaves, heads }, key, content, look).map_err(changed)?;
         cut.set_len(whole)?;
+        if let Some(last) = last {
+            log.continue_after(&last);
+        }
         Ok(log)
     }
 }

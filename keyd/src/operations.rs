@@ -1,6 +1,6 @@
 //! Operations with keys of general use: each checks that the key is for it, computes, and says one status.
 //!
-//! Whether the client may has been decided before ([`subjects`] says what the policy has to allow). A private half is
+//! Whether the client may has been decided before (`subjects` says what the policy has to allow). A private half is
 //! opened for one operation and wiped with it. All that a peer can get wrong is [`Refusal::Crypto`], and nothing tells
 //! what it was.
 //!

@@ -23,7 +23,7 @@ use crate::strict::{self, Malformed};
 use crate::{KeyId, Label, PublicKey, mac};
 
 pub use evidence::{EVIDENCE_BYTES_MAX, EVIDENCE_LEAVES_MAX, Evidence, EvidenceError, Proved};
-pub use head::{Head, HeadError, SignedHead, Watch};
+pub use head::{Head, HeadError, SignedHead, Watch, last_head};
 pub use log::{HEAD_EVERY, HEAD_LEAVES, Log, Medium};
 pub use tree::{CHUNK_LEAVES, Chunks, PATH_MAX, Tree, extends, includes, leaf_hash};
 

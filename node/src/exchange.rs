@@ -26,7 +26,7 @@ use crate::identity::Identity;
 use crate::node::Node;
 
 /// How long the next signed head of a cache's log may take.
-const HEAD_PATIENCE: Duration = Duration::from_secs(5);
+const HEAD_PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is looked for.
 const HEAD_LOOK: Duration = Duration::from_millis(50);
 
@@ -282,7 +282,7 @@ impl Exchanges {
     /// The life of a key that has ended, as the cache's log proves it to `watch`. Waits for the next signed head.
     ///
     /// # Errors
-    /// [`NodeError::Cache`]; [`NodeError::Evidence`] when the proof does not hold, or shows no end within 5 s.
+    /// [`NodeError::Cache`]; [`NodeError::Evidence`] when the proof does not hold, or shows no end within 20 s.
     pub async fn life(&self, key: &OwnKey, watch: &mut Watch) -> Result<KeyLife, NodeError> {
         let proved = async {
             loop {

@@ -2,7 +2,7 @@
 //!
 //! The key opens once. That it was made, used and ended is proved by the log of the cache it is in.
 
-use onward::ok2cry::cache::{CacheLimits, DisposableKeyState, Owner};
+use onward::ok2cry::cache::{CacheLimits, CacheRefusal, DisposableKeyState, Owner};
 use onward::ok2cry::{Direction, KeyObject, Pins, Sealed, SealerTrust, TrustMode, context};
 use onward::{
     CacheClient, Exchanges, Failure, Identifier, Identity, KeyWish, LocalCache, Node, NodeError, Raw, Route,
@@ -81,10 +81,15 @@ pub(super) async fn fetch(
     let ended = life.as_ref().ok().and_then(|life| life.ended);
     Ok(OneUse {
         opened: *first.plaintext == confirmation(text.as_bytes()),
-        second_use_refused: matches!(second, Err(NodeError::Cache(_))),
+        second_use_refused: is_gone(&second),
         destroyed: ended.is_some(),
         proof_checked: ended.is_some_and(|(state, _)| state == DisposableKeyState::Used),
     })
+}
+
+/// Whether a key was not used because there is none.
+pub(super) fn is_gone<T>(used: &Result<T, NodeError>) -> bool {
+    matches!(used, Err(NodeError::Cache(error)) if error.refusal() == Some(CacheRefusal::NotFound))
 }
 
 /// An identity's part in exchanges, with its disposable keys in the key service or in this process.

@@ -121,6 +121,21 @@ impl SignedHead {
     }
 }
 
+/// The last of a file of heads, whose signature is not checked, and the bytes of whole heads: what stands behind them was
+/// not written whole and has to be cut off before another is appended.
+///
+/// # Errors
+/// [`AuditError::Unreadable`], [`AuditError::BadHead`].
+pub fn last_head(heads: impl Read) -> Result<(Option<Head>, u64), AuditError> {
+    let (mut last, mut count, mut bytes) = (None, 0, 0);
+    let mut records = Records::new(heads);
+    while let Some(content) = records.next().map_err(AuditError::Unreadable)? {
+        let signed = SignedHead::decode(content).map_err(|_| AuditError::BadHead(count))?;
+        (last, count, bytes) = (Some(signed.head), count + 1, bytes + content.len() as u64 + 2);
+    }
+    Ok((last, bytes))
+}
+
 /// Reads heads in their order, each signed by `key`, of one log, and none older or smaller than the one before.
 pub(super) fn read_all(heads: impl Read, key: &PublicKey) -> Result<Vec<Head>, AuditError> {
     let mut read: Vec<Head> = Vec::new();

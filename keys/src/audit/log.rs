@@ -54,6 +54,8 @@ pub struct Log<M> {
     /// The last head of this process, and when it was stated.
     head: Option<SignedHead>,
     head_at: Option<Duration>,
+    /// No head states an earlier time, Unix seconds.
+    not_before: u64,
     /// Leaves under the last head, or when the log was opened.
     headed: u64,
     ends: bool,
@@ -83,7 +85,9 @@ impl<M: Medium> Log<M> {
         let id = hash(&Label::new("audit/id").bytes(&hash(key)).encode());
         let headed = tree.size();
         let (pending, head, head_at) = (Vec::new(), None, None);
-        Ok((Self { medium, id, tree, starts, bytes, pending, head, head_at, headed, ends: false }, bytes))
+        let (not_before, ends) = (0, false);
+        let log = Self { medium, id, tree, starts, bytes, pending, head, head_at, not_before, headed, ends };
+        Ok((log, bytes))
     }
 
     /// Names the log without naming its key.
@@ -126,6 +130,11 @@ impl<M: Medium> Log<M> {
         self.bytes += (self.pending.len() - before) as u64;
     }
 
+    /// Has no head state a time before that of `last`, the last one of the processes before this.
+    pub fn continue_after(&mut self, last: &Head) {
+        self.not_before = self.not_before.max(last.time);
+    }
+
     /// Makes a head due now: nothing follows for a while.
     pub fn end(&mut self) {
         self.ends = true;
@@ -152,7 +161,8 @@ impl<M: Medium> Log<M> {
             return Ok(());
         }
         // A wall clock that was set back must not make the log look as if it had been.
-        let time = self.head.as_ref().map_or(0, |before| before.head.time).max(time_ms / 1000);
+        let time = self.not_before.max(time_ms / 1000);
+        self.not_before = time;
         let head = Head::of(&self.tree, self.id, time);
         if let Some(signature) = sign(&head.encode()) {
             let head = SignedHead::new(head, signature);

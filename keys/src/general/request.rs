@@ -1,6 +1,6 @@
 //! What is asked of keys of general use: the requests beside those of this project's own keys, on the wire.
 //!
-//! Each is the arguments of one [`CallKind`](crate::service::CallKind), borrowed from the frame it came in. No argument
+//! Each is the arguments of one [`CallKind`], borrowed from the frame it came in. No argument
 //! is a nonce, and none is a private half that is not wrapped.
 //!
 //! Specification: docs/protocol.md §7.2.
