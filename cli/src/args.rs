@@ -365,19 +365,19 @@ pub(crate) enum KeyCommand {
         /// Its name, which policies know it by
         label: String,
         /// What it may do in this project's protocols, such as channel-static or credential-signing
-        #[arg(long, required_unless_present = "key_type", conflicts_with = "key_type")]
+        #[arg(long, required_unless_present = "algorithm", conflicts_with = "algorithm")]
         usage: Option<String>,
         /// A key of general use, of this type, such as p-256, rsa-3072 or aes-256
         #[arg(long = "type", value_name = "TYPE", requires = "family")]
-        key_type: Option<String>,
+        algorithm: Option<String>,
         /// What it may do, such as sign-raw, ecdh-kdf, wrap or aead
-        #[arg(long = "for", value_name = "FAMILY", requires = "key_type")]
+        #[arg(long = "for", value_name = "FAMILY", requires = "algorithm")]
         family: Option<String>,
         /// It may leave the service, wrapped by another key
-        #[arg(long, requires = "key_type")]
+        #[arg(long, requires = "algorithm")]
         extractable: bool,
         /// Take its private half in, which is asked for in hexadecimal, instead of making one
-        #[arg(long, requires = "key_type")]
+        #[arg(long, requires = "algorithm")]
         private: bool,
         /// It ends after so many days
         #[arg(long, value_name = "N")]

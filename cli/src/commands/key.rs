@@ -18,12 +18,12 @@ use crate::state::{State, checked_name};
 
 pub(crate) async fn run(state: &State, command: KeyCommand, output: Output) -> Result<(), CliError> {
     match command {
-        KeyCommand::Create { at, label, usage, key_type, family, extractable, private, days } => {
+        KeyCommand::Create { at, label, usage, algorithm, family, extractable, private, days } => {
             let expires = days.map(|days| now() + days * 24 * 3600);
-            let usage = match (usage, key_type, family) {
+            let usage = match (usage, algorithm, family) {
                 (Some(usage), ..) => parse_usage(&usage)?,
-                (None, key_type, family) => {
-                    parse_general(&key_type.unwrap_or_default(), &family.unwrap_or_default())?
+                (None, algorithm, family) => {
+                    parse_general(&algorithm.unwrap_or_default(), &family.unwrap_or_default())?
                 }
             };
             let new = NewKey { usage, label: &label, expires, extractable };
@@ -232,11 +232,11 @@ fn parse_usage(name: &str) -> Result<KeyUsage, CliError> {
     })
 }
 
-fn parse_general(key_type: &str, family: &str) -> Result<KeyUsage, CliError> {
-    let name = format!("{key_type}:{family}");
+fn parse_general(algorithm: &str, family: &str) -> Result<KeyUsage, CliError> {
+    let name = format!("{algorithm}:{family}");
     General::parse(&name).map(KeyUsage::General).ok_or_else(|| {
         let names = General::ALL.map(General::name).join(", ");
-        CliError::new(Code::Usage, format!("there is no key of type `{key_type}` for `{family}`"))
+        CliError::new(Code::Usage, format!("there is no key of type `{algorithm}` for `{family}`"))
             .help(format!("one of {names}"))
     })
 }

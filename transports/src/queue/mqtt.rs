@@ -342,15 +342,11 @@ impl Wanted {
     /// Takes note of what happened; whether the connection can be used from now on.
     fn notice(&self, line: &Line, event: Event) -> bool {
         match (event, &self.subject) {
-            // Also in a session that is there: the link may have broken before it subscribed.
-            (Event::Incoming(Packet::ConnAck(ack)), Some(subject)) => {
-                // In front of it nothing waits yet, or acknowledgements of a session that most likely subscribes already.
-                let asked = line.client.try_subscribe(topic(subject), QoS::AtLeastOnce).is_ok();
-                let usable = ack.session_present && !asked;
-                if usable {
-                    self.lines.send_replace(Some(line.clone()));
-                }
-                usable
+            // A session that is there subscribes already.
+            (Event::Incoming(Packet::ConnAck(ack)), Some(subject)) if !ack.session_present => {
+                // Nothing waits in front of it yet.
+                let _ = line.client.try_subscribe(topic(subject), QoS::AtLeastOnce);
+                false
             }
             (Event::Incoming(Packet::ConnAck(_) | Packet::SubAck(_)), _) => {
                 self.lines.send_replace(Some(line.clone()));
