@@ -2,7 +2,8 @@
 //! away: `SCHEME://HOST[:PORT]?ca=FILE&credentials=FILE&spool=DIR`, of which only the host has to be there.
 //!
 //! An address is shown in lists and logs, so it has no place for a secret: user and password are read from a
-//! file that nobody else may read, at each connection, and are kept by nothing here.
+//! file that nobody else may read, when a connection is made, and are kept by nothing here. The client of NATS keeps them
+//! for as long as it connects again by itself.
 //!
 //! Specification: docs/protocol.md §2.3.
 
