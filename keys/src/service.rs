@@ -21,8 +21,8 @@ use crate::general::{MATERIAL_BYTES_MAX, PUBLIC_BYTES_MAX};
 use crate::strict::{self, Malformed};
 use crate::{KeyId, KeyUsage, PublicHalf, PublicKey, SharedSecret, SignatureAlgorithm, SignatureType};
 
-/// Bytes of CBOR in a frame, at most.
-pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Bytes of CBOR in a frame, at most: 1 MiB that was sealed to a disposable key, and what goes with it.
+pub const FRAME_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 
 /// Requests of one client that may wait for their answers.
 pub const IN_FLIGHT_MAX: usize = 64;
