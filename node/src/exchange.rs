@@ -387,3 +387,96 @@ impl fmt::Debug for Exchanges {
         f.debug_tuple("Exchanges").field(&self.identity).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::LocalCache;
+    use onward_channels::ok2cry::cache::CacheLimits;
+    use onward_channels::ok2cry::{Pins, context};
+
+    const API: &str = "cards";
+
+    async fn party(name: &str) -> (Node, Identity, Exchanges) {
+        let node = Node::builder(name).start().await.unwrap();
+        let identity = node.create_identity().await.unwrap();
+        let exchanges = node.exchanges(&identity, cache()).await.unwrap();
+        (node, identity, exchanges)
+    }
+
+    fn cache() -> CacheClient {
+        CacheClient::new(LocalCache::start(CacheLimits::default(), Owner::of_user(0)).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_sealed_with_each_policy_opens_for_whom_it_was_sealed_by_whom_it_says() {
+        let (_app_node, app, asks) = party("app").await;
+        let (_bank_node, bank, answers) = party("bank").await;
+        let (app, bank) = (Pins::identifiers([app.identifier()]), Pins::identifiers([bank.identifier()]));
+        let ctx = context("GET", "/pin", b"1");
+        for policy in Policy::ALL {
+            let wish = KeyWish { policy, ..KeyWish::answer(API, "pin", ctx) };
+            let key = asks.new_key(wish).await.unwrap();
+            let about = (Direction::AnswerToMe, API, ctx);
+            let mode = TrustMode::Identity(&app);
+            let verified = answers.verify(key.object().clone(), about, mode, None).unwrap();
+            let sealed = answers.seal(verified, b"4711", None, &[]).await.unwrap();
+            // What was kept of the key is enough to open with.
+            let kept = OwnKey::kept(key.made().clone(), key.object().clone(), *key.ctx());
+            let stranger = asks.open(&kept, &sealed, SealerTrust::Identity(&app), None).await;
+            if policy == Policy::Noise {
+                // The sealer is shown inside: who it is comes out when the key is used up.
+                assert!(matches!(stranger, Err(NodeError::Exchange(ExchangeError::Signer(_)))));
+                continue;
+            }
+            assert!(matches!(stranger, Err(NodeError::Exchange(_))), "{policy}");
+            let opened = asks.open(&kept, &sealed, SealerTrust::Identity(&bank), None).await.unwrap();
+            assert_eq!((&opened.plaintext[..], opened.sealer.is_some()), (&b"4711"[..], true), "{policy}");
+        }
+        let wish = KeyWish { policy: Policy::Noise, ..KeyWish::answer(API, "pin", ctx) };
+        let key = asks.new_key(wish).await.unwrap();
+        let about = (Direction::AnswerToMe, API, ctx);
+        let verified = answers.verify(key.object().clone(), about, TrustMode::Identity(&app), None).unwrap();
+        let sealed = answers.seal(verified, b"4711", None, &[]).await.unwrap();
+        let opened = asks.open(&key, &sealed, SealerTrust::Identity(&bank), None).await.unwrap();
+        assert_eq!(opened.sealer, Some(answers.identity.identifier()));
+    }
+
+    #[tokio::test]
+    async fn n5_8_a_key_that_its_parent_s_maker_could_use_is_not_made() {
+        let (_app_node, app, asks) = party("app").await;
+        let (_company_node, company, composes) = party("company").await;
+        let (app, company) = (app.identifier(), company.identifier());
+        let ctx = context("GET", "/card", b"1");
+        let wish = KeyWish { ttl: Some(60), ..KeyWish::answer(API, "card", ctx) };
+        let theirs = asks.new_key(wish).await.unwrap();
+        let part = |client, delegates| {
+            let parent = Some(Parent { body: theirs.body(), client });
+            let wish = KeyWish { ttl: Some(30), parent, delegates, ..KeyWish::answer(API, "part", ctx) };
+            composes.new_key(wish)
+        };
+        assert!(part(app, &[]).await.is_ok());
+        for (client, delegates) in [(company, &[][..]), (app, &[app][..])] {
+            let refused = part(client, delegates).await;
+            assert!(matches!(refused, Err(NodeError::Exchange(ExchangeError::Child))), "{delegates:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_of_an_identity_are_those_from_before_the_restart() {
+        let home = tempfile::tempdir().unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let node = Node::builder("app").state_dir(home.path()).start().await.unwrap();
+            let identity = node.load_or_create_identity("app").await.unwrap();
+            let exchanges = node.exchanges(&identity, cache()).await.unwrap();
+            let (signing, sealing) = (&exchanges.signing, &exchanges.sealing);
+            let ids = [signing, sealing].map(|own| async { exchanges.kept_or_new(own).await.unwrap().0 });
+            let [signing, sealing] = ids;
+            seen.push((signing.await, sealing.await));
+            node.shutdown(Duration::from_secs(5)).await;
+        }
+        assert_eq!(seen[0], seen[1]);
+        assert_ne!(seen[0].0, seen[0].1);
+    }
+}

@@ -4,7 +4,9 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use onward_channels::identity::{Identity, KnownHistories, Params, Purpose, channel_payload};
+use onward_channels::identity::{
+    Identity, KnownHistories, Params, PresentedCredential, Purpose, channel_payload,
+};
 use onward_channels::ok2cry::{
     AttestedKey, Ciphertext, Demand, Direction, DisposableKey, DisposableKeyId, Event, ExchangeError,
     Expected, KeyBody, KeyObject, Pins, Policy, Received, Sealed, SealerTrust, Sealing, TrustMode,
@@ -31,15 +33,22 @@ pub(crate) struct Person {
 
 impl Person {
     pub(crate) fn new() -> Self {
+        Self::presenting(|_| Vec::new())
+    }
+
+    /// Somebody who shows these credentials with each key.
+    pub(crate) fn presenting(credentials: impl FnOnce(&Identity) -> Vec<PresentedCredential>) -> Self {
         let vault = SoftwareVault::ephemeral();
         let identity = done(Identity::create(&vault, NOW, 1_000_000)).unwrap();
+        let credentials = credentials(&identity);
         let [signing, fixed] = [KeyUsage::Ok2crySigning, KeyUsage::Ok2cryStatic].map(|usage| {
             let key = done(vault.generate(usage)).unwrap();
             let public: PublicHalf = done(vault.public(key)).unwrap();
             let purpose = Purpose::new(usage).unwrap();
             let attest = identity.attest(&vault, purpose, public.as_bytes(), NOW, NOW + 86_400);
             let attestation = done(attest).unwrap();
-            let payload = channel_payload(&identity, &attestation, &[], &Params::default(), 0).unwrap();
+            let payload =
+                channel_payload(&identity, &attestation, &credentials, &Params::default(), 0).unwrap();
             AttestedKey::new(key, payload).unwrap()
         });
         Self { vault, signing, fixed }

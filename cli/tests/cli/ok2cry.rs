@@ -192,6 +192,38 @@ fn without_a_service_or_a_rule_in_it_no_key_is_made() {
     service.run(&new).fails("E0704", 69);
 }
 
+/// What `docs/key-service.md` says that an identity in the service needs for exchanges.
+const SIGNING: &str = r#"
+[[rule]]
+name = "app"
+labels = ["app/*"]
+ops = ["public", "agree", "attest", "generate"]
+[[rule]]
+name = "exchanges"
+labels = ["app/*"]
+ops = ["sign"]
+types = ["ok2cry-key", "ok2cry-sealed"]
+"#;
+
+#[test]
+fn an_identity_whose_keys_are_in_the_service_signs_and_seals() {
+    let service = Service::start();
+    let app = service.operate(&["identity", "create", "app", "--keyd"]);
+    std::fs::write(service.home.path().join("keyd/policy.toml"), [POLICY, SIGNING].concat()).unwrap();
+    service.json(&["keyd", "reload"]);
+    for policy in ["strong", "noise"] {
+        let about = ["--audience", "cards", "--identity", "app"];
+        let new = [&["ok2cry", "new", "--policy", policy][..], &about].concat();
+        let shown = service.home.file("shown", &service.run(&new).ok());
+        let trust = text(&app["identifier"]);
+        let seal = [&["ok2cry", "seal", &shown, "--trust", trust][..], &about].concat();
+        let sealed = service.home.file("sealed", &service.home.run_with_input(&seal, b"4711").ok());
+        let opened = service.run(&["ok2cry", "open", "--file", &sealed, "--trust", trust]);
+        assert_eq!(opened.ok(), "4711", "{policy}");
+    }
+    assert!(!service.home.path().join("identities/app/keys").exists(), "no key is in a file");
+}
+
 #[test]
 fn an_inspection_says_what_holds_and_believes_nothing() {
     let parties = Parties::start();
