@@ -543,6 +543,9 @@ pub(crate) struct NewExchange {
     /// With what is sealed: strong, noise, noise-anonymous or strong-pq
     #[arg(long, value_name = "NAME", default_value = "strong", value_parser = parse_exchange_policy)]
     pub(crate) policy: ExchangePolicy,
+    /// JSON schema that the content has to follow
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
     /// Identity that signs it (default: a fresh one that ends with the command)
     #[arg(long, value_name = "NAME")]
     pub(crate) identity: Option<String>,
@@ -564,6 +567,9 @@ pub(crate) struct SealExchange {
     /// Seal the content of a file (default: standard input)
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+    /// JSON schema of the content, if the key names one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
     /// Identity that signs it (default: a fresh one that ends with the command)
     #[arg(long, value_name = "NAME")]
     pub(crate) identity: Option<String>,
@@ -579,6 +585,9 @@ pub(crate) struct OpenExchange {
     /// What was sealed, in a file (default: standard input)
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+    /// JSON schema of the content, if the key names one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
     /// Write the content into a file that only its owner may read
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
@@ -596,7 +605,7 @@ pub(crate) struct ExchangeAbout {
     #[arg(long, value_name = "TEXT", value_parser = parse_exchange_request)]
     pub(crate) request: Option<ExchangeRequest>,
     /// Which way the secret goes: an answer to the key's maker, or a request to it
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, hide_short_help = true)]
     pub(crate) direction: ExchangeDirection,
 }
 

@@ -9,7 +9,7 @@ use onward_channels::identity::{
 };
 use onward_channels::ok2cry::{
     AttestedKey, Ciphertext, Demand, Direction, DisposableKey, DisposableKeyId, Event, ExchangeError,
-    Expected, KeyBody, KeyObject, Pins, Policy, Received, Sealed, SealerTrust, Sealing, TrustMode,
+    Expected, KeyBody, KeyObject, Pins, Policy, Received, Schema, Sealed, SealerTrust, Sealing, TrustMode,
     VerifiedKey, context, open,
 };
 use onward_keys::{KeyUsage, PublicHalf, SoftwareVault, Vault as _};
@@ -105,11 +105,31 @@ impl Made {
         self.receive_for(ctx(), sealed, trust)
     }
 
+    /// As [`Made::receive`], of what has to follow a schema.
+    pub(crate) fn receive_by(
+        &self,
+        schema: &dyn Schema,
+        sealed: &Sealed,
+        trust: SealerTrust<'_>,
+    ) -> Result<Received, ExchangeError> {
+        self.receive_what(ctx(), sealed, trust, Some(schema))
+    }
+
     pub(crate) fn receive_for(
         &self,
         ctx: [u8; 32],
         sealed: &Sealed,
         trust: SealerTrust<'_>,
+    ) -> Result<Received, ExchangeError> {
+        self.receive_what(ctx, sealed, trust, None)
+    }
+
+    fn receive_what(
+        &self,
+        ctx: [u8; 32],
+        sealed: &Sealed,
+        trust: SealerTrust<'_>,
+        schema: Option<&dyn Schema>,
     ) -> Result<Received, ExchangeError> {
         let known = KnownHistories::default();
         let expected = Expected { body: &self.body, ctx, trust, now: NOW, known: &known };
@@ -117,7 +137,7 @@ impl Made {
         let terms = expected.verify(&sealed)?;
         let Ciphertext { enc, ct } = &sealed.ciphertext;
         let opened = open(&terms, self.key.private(), enc.as_deref(), ct)?;
-        expected.receive(&terms, opened, None)
+        expected.receive(&terms, opened, schema)
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use onward::ok2cry::cache::{CacheLimits, CacheRefusal, Owner};
 use onward::ok2cry::{
-    Direction, ExchangeError, KeyObject, OBJECT_BYTES_MAX, Pins, Policy, SEALED_BYTES_MAX, Sealed,
-    SealerTrust, TrustMode, context,
+    Direction, ExchangeError, JsonSchema, KeyObject, OBJECT_BYTES_MAX, Pins, Policy, SCHEMA_BYTES_MAX,
+    SEALED_BYTES_MAX, Schema, Sealed, SealerTrust, TrustMode, context,
 };
 use onward::{
     CacheClient, CacheError, Exchanges, IdentityError, KeyError, KeyWish, LocalCache, Node, NodeError,
@@ -48,6 +48,7 @@ pub(crate) async fn run(state: &State, command: Ok2cryCommand, output: Output) -
 async fn make(state: &State, new: &NewExchange, output: Output) -> Result<(), CliError> {
     let what = "no disposable key was made";
     let ttl = new.ttl.map(seconds).transpose()?;
+    let schema = schema(new.schema.as_deref())?.map(|schema| schema.digest());
     let service = service_dir(state, &new.at);
     let cache = cache_in(&service)?;
     // Before a node is started for it: a service that is away or locked is said at once.
@@ -58,6 +59,7 @@ async fn make(state: &State, new: &NewExchange, output: Output) -> Result<(), Cl
         policy: new.policy,
         direction,
         ttl,
+        schema,
         ..KeyWish::answer(&new.about.audience, &new.purpose, ctx)
     };
     let key = party.exchanges.new_key(wish).await.map_err(|error| refused(what, error))?;
@@ -79,6 +81,7 @@ async fn make(state: &State, new: &NewExchange, output: Output) -> Result<(), Cl
 
 async fn seal(state: &State, seal: &SealExchange, output: Output) -> Result<(), CliError> {
     let object = decode_shown(&input::read(Some(&seal.object), TEXT_BYTES_MAX)?)?;
+    let schema = schema(seal.schema.as_deref())?;
     let pins = pins(state, &seal.believed)?;
     let mode = pins.as_ref().map_or(TrustMode::Transitive, TrustMode::Identity);
     // Whoever seals asks no cache.
@@ -91,7 +94,7 @@ async fn seal(state: &State, seal: &SealExchange, output: Output) -> Result<(), 
     // Only now: nobody is asked for a secret that cannot be sealed.
     let plaintext = input::read(seal.file.as_deref(), PLAINTEXT_BYTES_MAX)?;
     let id = key.body().key_id;
-    let sealed = party.exchanges.seal(key, &plaintext, None, &[]).await;
+    let sealed = party.exchanges.seal(key, &plaintext, as_schema(&schema), &[]).await;
     let sealed = sealed.map_err(|error| refused("nothing was sealed", error))?;
     party.end().await;
     let text = armour::write(Label::Sealed, &sealed.encode());
@@ -103,11 +106,17 @@ async fn open(state: &State, open: &OpenExchange, output: Output) -> Result<(), 
     let sealed = decode_sealed(&input::read(open.file.as_deref(), TEXT_BYTES_MAX)?)?;
     let pins = pins(state, &open.believed)?;
     let from = pins.as_ref().map_or(SealerTrust::Anybody, SealerTrust::Identity);
+    let schema = schema(open.schema.as_deref())?;
     let record = own_keys::find(state, sealed.key_id)?;
     let key = record.key()?;
+    // Before the key is used up: without its schema nothing would be handed out.
+    if key.body().schema != schema.as_ref().map(|schema| schema.digest()) {
+        return Err(CliError::new(Code::Exchange, "the key names a schema, and it is not the one given")
+            .help("give the schema that the key was made with: --schema FILE, or none"));
+    }
     let cache = cache_in(open.at.service.as_deref().unwrap_or(record.service()))?;
     let party = Party::start(state, None, cache).await?;
-    let received = party.exchanges.open(&key, &sealed, from, None).await;
+    let received = party.exchanges.open(&key, &sealed, from, as_schema(&schema)).await;
     let received = received.map_err(|error| refused("it was not opened", error))?;
     party.end().await;
     let sealer = received.sealer.map(|sealer| sealer.to_string());
@@ -198,6 +207,20 @@ fn pins(state: &State, believed: &Believed) -> Result<Option<Pins>, CliError> {
     }
     let peers = believed.trust.iter().map(|peer| client::resolve_peer(state, peer));
     Ok(Some(Pins::identifiers(peers.collect::<Result<Vec<_>, _>>()?)))
+}
+
+fn schema(file: Option<&Path>) -> Result<Option<JsonSchema>, CliError> {
+    let Some(path) = file else { return Ok(None) };
+    let schema = JsonSchema::read(&input::read(file, SCHEMA_BYTES_MAX)?);
+    schema.map(Some).map_err(|error| {
+        CliError::new(Code::Input, format!("{} is no schema that can be used", path.display()))
+            .because(error)
+            .help("a JSON schema of draft 2020-12 that refers to no other document")
+    })
+}
+
+fn as_schema(schema: &Option<JsonSchema>) -> Option<&dyn Schema> {
+    schema.as_ref().map(|schema| schema as &dyn Schema)
 }
 
 fn seconds(time: Duration) -> Result<u16, CliError> {

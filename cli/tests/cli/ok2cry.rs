@@ -192,6 +192,34 @@ fn without_a_service_or_a_rule_in_it_no_key_is_made() {
     service.run(&new).fails("E0704", 69);
 }
 
+#[test]
+fn a_key_that_names_a_schema_takes_what_follows_it_at_both_ends() {
+    let parties = Parties::start();
+    let home = parties.home();
+    let pin = home.file("pin.json", r#"{"type":"object","properties":{"pin":{"pattern":"^[0-9]{4}$"}}}"#);
+    let other = home.file("other.json", r#"{"type":"object"}"#);
+    let shown = parties.shown(&["--schema", &pin]);
+    assert_eq!(
+        text(&parties.service.json(&["ok2cry", "inspect", &shown])["follows"]).len(),
+        64,
+        "the key has the digest"
+    );
+    let seal = |content: &str, more: &[&str]| {
+        let words = ["ok2cry", "seal", &shown, "--trust", "app", "--identity", "bank"];
+        home.run_with_input(&[&words[..], &ABOUT, more].concat(), content.as_bytes())
+    };
+    seal(r#"{"pin":"4711"}"#, &[]).fails("E0708", 77);
+    seal(r#"{"pin":"4711"}"#, &["--schema", &other]).fails("E0708", 77);
+    seal(r#"{"pin":"secret"}"#, &["--schema", &pin]).fails("E0708", 77);
+    seal("4711", &["--schema", &pin]).fails("E0708", 77);
+    seal("x", &["--schema", &home.file("no.json", "{")]).fails("E0110", 1);
+    seal("x", &["--schema", &home.file("far.json", r#"{"$ref":"https://a.example"}"#)]).fails("E0110", 1);
+    let sealed = home.file("sealed", &seal(r#"{"pin":"4711"}"#, &["--schema", &pin]).ok());
+    parties.open(&sealed, &["--trust", "bank"]).fails("E0708", 77);
+    parties.open(&sealed, &["--trust", "bank", "--schema", &other]).fails("E0708", 77);
+    assert_eq!(parties.open(&sealed, &["--trust", "bank", "--schema", &pin]).ok(), r#"{"pin":"4711"}"#);
+}
+
 /// What `docs/key-service.md` says that an identity in the service needs for exchanges.
 const SIGNING: &str = r#"
 [[rule]]

@@ -123,7 +123,7 @@ fn key(object: &KeyObject, bytes: usize) -> Option<Shown> {
         .with("purpose", purpose.as_str())
         .with("bound_to", binding.as_ref().map(|it| hex(it)))
         .with("parent", parent.map(|parent| parent.to_string()))
-        .with("schema", schema.as_ref().map(|it| hex(it)))
+        .with("follows", schema.as_ref().map(|it| hex(it)))
         .with("signer", claims.map(|claims| claims.unwrap_or_else(|error| error.to_string())))
         .with("signature", signature)
         .with("token", extensions.token.as_ref().map(|token| format!("{} bytes", token.len())))
