@@ -1023,9 +1023,10 @@ mod tests {
 
     #[test]
     fn a_frame_is_refused_by_its_length_before_it_comes() {
-        assert!(frame(&[0, 0x10, 0]).unwrap().is_none());
-        assert!(frame(&[0, 0x10, 0, 0]).unwrap().is_none());
-        assert!(matches!(frame(&[0, 0x10, 0, 1]), Err(Malformed::TooLong { .. })));
+        let length = |bytes: usize| (bytes as u32).to_be_bytes();
+        assert!(frame(&length(FRAME_BYTES_MAX)[..3]).unwrap().is_none());
+        assert!(frame(&length(FRAME_BYTES_MAX)).unwrap().is_none());
+        assert!(matches!(frame(&length(FRAME_BYTES_MAX + 1)), Err(Malformed::TooLong { .. })));
         assert_eq!(frame(&[0, 0, 0, 1, 9, 9]).unwrap(), Some((&[9][..], 5)));
     }
 
