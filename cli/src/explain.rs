@@ -263,7 +263,7 @@ impl Code {
                 "E0113",
                 Exit::Failed,
                 "check that there is space left where the output goes",
-                "Standard output cannot be written.",
+                "Standard output, or the file that was named for it, cannot be written.",
             ),
             Self::OutputClosed => entry(
                 "E0114",

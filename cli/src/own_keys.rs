@@ -4,7 +4,6 @@
 //! an hour after the key's time, when the service has no evidence of it any more.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use onward::OwnKey;
 use onward::audit::{Head, Watch};
@@ -13,7 +12,7 @@ use onward::ok2cry::{DisposableKeyId, KeyObject};
 use onward::{PublicKey, SignatureAlgorithm};
 use serde::{Deserialize, Serialize};
 
-use crate::commands::key::hex;
+use crate::commands::key::{hex, now};
 use crate::error::{CliError, Code};
 use crate::handshake::from_hex;
 use crate::state::{State, write_whole};
@@ -135,10 +134,6 @@ fn array<const N: usize>(text: &str) -> Option<[u8; N]> {
 fn damaged() -> CliError {
     CliError::new(Code::StateWrite, "a record of a disposable key is damaged")
         .help("have another key made; records are in `exchanges` in the state directory")
-}
-
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// How long a record is kept after its key's time.

@@ -274,8 +274,9 @@ impl Exchanges {
     /// Verifies what was sealed to `key`, opens it, and so ends the key.
     ///
     /// # Errors
-    /// [`NodeError::Exchange`]: it is not from whom `trust` accepts, or for another request, and the key lives on;
-    /// [`NodeError::Cache`] when the key is gone, or this does not open with it.
+    /// [`NodeError::Exchange`]: it is not from whom `trust` accepts, or for another request, or `schema` is not the one that
+    /// the key names, and the key lives on; or what was in it does not follow the schema, or policy 2 shows another sealer,
+    /// and the key is gone. [`NodeError::Cache`] when the key was gone before, or this does not open with it.
     ///
     /// # Cancel safety
     /// Once it was sent to the cache, the key may be used up.
@@ -287,6 +288,9 @@ impl Exchanges {
         schema: Option<&dyn Schema>,
     ) -> Result<Received, NodeError> {
         let terms = self.expecting(key, trust, |expected| expected.verify(sealed))?;
+        if key.body().schema != schema.map(Schema::digest) {
+            return Err(ExchangeError::Schema.into());
+        }
         let opened = self.cache.open(key.body().key_id, &sealed.encode(), &key.ctx).await?;
         let opened = Opened { plaintext: opened.plaintext, sender: opened.sender };
         Ok(self.expecting(key, trust, |expected| expected.receive(&terms, opened, schema))?)
@@ -408,6 +412,18 @@ mod tests {
         CacheClient::new(LocalCache::start(CacheLimits::default(), Owner::of_user(0)).unwrap())
     }
 
+    struct Anything;
+
+    impl Schema for Anything {
+        fn digest(&self) -> [u8; 32] {
+            [0; 32]
+        }
+
+        fn admits(&self, _: &[u8]) -> bool {
+            true
+        }
+    }
+
     #[tokio::test]
     async fn what_is_sealed_with_each_policy_opens_for_whom_it_was_sealed_by_whom_it_says() {
         let (_app_node, app, asks) = party("app").await;
@@ -421,6 +437,9 @@ mod tests {
             let mode = TrustMode::Identity(&app);
             let verified = answers.verify(key.object().clone(), about, mode, None).unwrap();
             let sealed = answers.seal(verified, b"4711", None, &[]).await.unwrap();
+            // A schema that the key does not name costs nothing.
+            let other = asks.open(&key, &sealed, SealerTrust::Identity(&bank), Some(&Anything)).await;
+            assert!(matches!(other, Err(NodeError::Exchange(ExchangeError::Schema))), "{policy}");
             // What was kept of the key is enough to open with.
             let kept = OwnKey::kept(key.made().clone(), key.object().clone(), *key.ctx());
             let stranger = asks.open(&kept, &sealed, SealerTrust::Identity(&app), None).await;

@@ -6,6 +6,7 @@
 mod inspect;
 mod proof;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use onward::{
 };
 use serde_json::json;
 
-use super::key::hex;
+use super::key::{hex, now};
 use super::keyd::{failed, service_client, service_dir};
 use crate::args::{
     Believed, ExchangeAbout, ExchangeDirection, NewExchange, Ok2cryCommand, OpenExchange, SealExchange,
@@ -31,7 +32,7 @@ use crate::error::{CliError, Code};
 use crate::input;
 use crate::output::Output;
 use crate::own_keys::{self, OwnRecord};
-use crate::state::{State, write_whole};
+use crate::state::State;
 
 pub(crate) async fn run(state: &State, command: Ok2cryCommand, output: Output) -> Result<(), CliError> {
     match command {
@@ -67,7 +68,7 @@ async fn make(state: &State, new: &NewExchange, output: Output) -> Result<(), Cl
     party.end().await;
     let text = armour::write(Label::Shown, &key.object().encode());
     let body = key.body();
-    let left = body.exp().saturating_sub(own_keys::now());
+    let left = body.exp().saturating_sub(now());
     output.say(&format!("key {} opens once, within {left} s; show the other end the lines", body.key_id));
     let value = json!({
         "id": body.key_id.to_string(),
@@ -109,12 +110,9 @@ async fn open(state: &State, open: &OpenExchange, output: Output) -> Result<(), 
     let schema = schema(open.schema.as_deref())?;
     let record = own_keys::find(state, sealed.key_id)?;
     let key = record.key()?;
-    // Before the key is used up: without its schema nothing would be handed out.
-    if key.body().schema != schema.as_ref().map(|schema| schema.digest()) {
-        return Err(CliError::new(Code::Exchange, "the key names a schema, and it is not the one given")
-            .help("give the schema that the key was made with: --schema FILE, or none"));
-    }
     let cache = cache_in(open.at.service.as_deref().unwrap_or(record.service()))?;
+    // A file that cannot be made must not cost the key.
+    let out = open.out.as_deref().map(NewFile::beside).transpose()?;
     let party = Party::start(state, None, cache).await?;
     let received = party.exchanges.open(&key, &sealed, from, as_schema(&schema)).await;
     let received = received.map_err(|error| refused("it was not opened", error))?;
@@ -125,8 +123,8 @@ async fn open(state: &State, open: &OpenExchange, output: Output) -> Result<(), 
         sealed.key_id,
         sealer.as_deref().unwrap_or("somebody")
     ));
-    if let Some(path) = &open.out {
-        write_out(path, &received.plaintext)?;
+    if let Some(out) = out {
+        let path = out.keep(&received.plaintext)?;
         return output.object(
             &format!("{} bytes in {}", received.plaintext.len(), path.display()),
             json!({ "id": sealed.key_id.to_string(), "sealer": sealer, "out": path }),
@@ -256,6 +254,27 @@ fn other(sentence: &str) -> CliError {
     CliError::new(Code::Input, sentence).help("onward ok2cry inspect shows what it is")
 }
 
+/// A file that is there, beside the one whose place it takes when it has its content. Only its owner may read it.
+struct NewFile<'a> {
+    file: tempfile::NamedTempFile,
+    path: &'a Path,
+}
+
+impl<'a> NewFile<'a> {
+    fn beside(path: &'a Path) -> Result<Self, CliError> {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let file = tempfile::NamedTempFile::new_in(parent.unwrap_or(Path::new(".")));
+        Ok(Self { file: file.map_err(|error| unwritable(path, error))?, path })
+    }
+
+    fn keep(mut self, bytes: &[u8]) -> Result<&'a Path, CliError> {
+        let written = self.file.write_all(bytes).and_then(|()| self.file.as_file().sync_all());
+        written.map_err(|error| unwritable(self.path, error))?;
+        self.file.persist(self.path).map_err(|error| unwritable(self.path, error.error))?;
+        Ok(self.path)
+    }
+}
+
 /// Prints what the other end is to get, or writes it into a file.
 fn hand_out(
     out: Option<&Path>,
@@ -269,9 +288,11 @@ fn hand_out(
 }
 
 fn write_out(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    write_whole(path, bytes).map_err(|error| {
-        CliError::new(Code::Output, format!("{} cannot be written", path.display())).because(error)
-    })
+    NewFile::beside(path)?.keep(bytes).map(|_| ())
+}
+
+fn unwritable(path: &Path, error: std::io::Error) -> CliError {
+    CliError::new(Code::Output, format!("{} cannot be written", path.display())).because(error)
 }
 
 /// What a node, a cache or the key service said.
@@ -286,6 +307,11 @@ fn refused(what: &str, error: NodeError) -> CliError {
         NodeError::Cache(CacheError::Service(error)) | NodeError::Vault(error) => return failed(what, error),
         NodeError::Exchange(ExchangeError::Signer(IdentityError::KeyService(error))) => {
             return failed(what, error);
+        }
+        NodeError::Exchange(ExchangeError::Schema) => {
+            return CliError::new(Code::Exchange, what)
+                .because(error)
+                .help("give the schema that the key was made with: --schema FILE, or none");
         }
         NodeError::Cache(CacheError::Refused(CacheRefusal::NotFound)) => Code::KeyGone,
         NodeError::Cache(CacheError::Refused(_)) => Code::Exchange,

@@ -9,12 +9,11 @@ use onward::audit::{Evidence, Leaf, Proved};
 use onward::ok2cry::{Direction, KeyBody, KeyObject, PEM_BYTES, Policy, Sealed};
 use serde_json::{Value, json};
 
-use super::{PEM, TEXT_BYTES_MAX, hex};
+use super::{PEM, TEXT_BYTES_MAX, hex, now};
 use crate::armour::{self, Label};
 use crate::error::{CliError, Code};
 use crate::input;
 use crate::output::Output;
-use crate::own_keys::now;
 
 /// Shows `file`, or standard input.
 pub(super) fn run(file: Option<&Path>, output: Output) -> Result<(), CliError> {
