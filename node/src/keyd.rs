@@ -37,7 +37,7 @@ mod general;
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Bytes of requests that wait for a service that takes nothing.
-const UNWRITTEN_BYTES_MAX: usize = 1 << 20;
+const UNWRITTEN_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 
 /// How long unlocking may take, where a guess at a passphrase costs time on purpose, and making an RSA key.
 const SLOW_DEADLINE: Duration = Duration::from_secs(30);
