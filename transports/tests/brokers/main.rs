@@ -4,6 +4,7 @@
 
 mod away;
 mod encrypted;
+mod left;
 mod names;
 mod poison;
 mod restart;
