@@ -72,7 +72,7 @@ pub(super) enum Fetched<S> {
     /// These.
     Messages(Vec<Arrival<S>>),
     /// The connection was lost, and all that came over it will come again: slips of it are void.
-    #[cfg(any(feature = "amqp", feature = "mqtt"))]
+    #[cfg(any(feature = "amqp", feature = "kafka", feature = "mqtt"))]
     Lost,
 }
 
@@ -320,7 +320,7 @@ impl<S: Slip> Clerk<S> {
                 }
                 fetched = source.fetch(free), if free > 0 => match fetched {
                     Fetched::Messages(arrivals) => arrivals.into_iter().for_each(|arrival| self.take_in(arrival)),
-                    #[cfg(any(feature = "amqp", feature = "mqtt"))]
+                    #[cfg(any(feature = "amqp", feature = "kafka", feature = "mqtt"))]
                     Fetched::Lost => drop(self.forget()),
                 },
             }
