@@ -25,6 +25,7 @@ mod delivery;
 mod desk;
 mod embedded;
 mod error;
+pub(crate) mod head;
 mod inbox;
 #[cfg(feature = "kafka")]
 mod kafka;

@@ -40,6 +40,7 @@ use tokio::time::{sleep, timeout};
 
 use self::offsets::{HELD_BACK, Offsets};
 use super::desk::{self, Arrival, Fetched, LEASE, Slip, Source};
+use super::head::Head;
 use super::server::{ANSWER, AWAY, Backoff, admit};
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, MESSAGE_BYTES_MAX, Publish, QueueError, Server,
@@ -48,13 +49,12 @@ use super::{
 
 /// Topics of each lane.
 const SHARDS: u32 = 16;
-/// Bytes in front of the message in the value of a record, all big endian: when it ends (8, milliseconds since the Unix
-/// epoch), and who appended it once more under which number (8 and 8, zero for the first time).
-const HEAD_BYTES: usize = 24;
 /// Bytes that the client and the broker may add to a value.
 const RECORD_BYTES: usize = 1024;
+/// The head of what came without one.
+const ENDLESS: Head = Head { expires: u64::MAX, mark: 0, number: 0 };
 /// Largest record in bytes.
-const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX + HEAD_BYTES + RECORD_BYTES;
+const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX + Head::BYTES + RECORD_BYTES;
 /// Messages that wait in the client to be sent.
 const SENDING: usize = 1024;
 /// Kibibytes of such messages.
@@ -190,37 +190,6 @@ impl fmt::Debug for KafkaQueue {
 impl Drop for Shared {
     fn drop(&mut self) {
         end(lock(&self.sender).clone());
-    }
-}
-
-/// What stands in front of a message in a record.
-struct Head {
-    expires: u64,
-    mark: u64,
-    number: u64,
-}
-
-impl Head {
-    /// The value of a record: [`HEAD_BYTES`] and the message.
-    fn before(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut value = Vec::with_capacity(HEAD_BYTES + bytes.len());
-        for part in [self.expires, self.mark, self.number] {
-            value.extend_from_slice(&part.to_be_bytes());
-        }
-        value.extend_from_slice(bytes);
-        value
-    }
-
-    /// The head of a value and the message behind it; of a value that is none of ours, a message without bytes, which
-    /// ends as a dead letter.
-    fn split(value: &Bytes) -> (Self, Bytes) {
-        let part = |at: usize| {
-            value.get(at..at + 8).and_then(|part| part.try_into().ok()).map_or(0, u64::from_be_bytes)
-        };
-        match value.len() {
-            ..HEAD_BYTES => (Self { expires: u64::MAX, mark: 0, number: 0 }, Bytes::new()),
-            _ => (Self { expires: part(0), mark: part(8), number: part(16) }, value.slice(HEAD_BYTES..)),
-        }
     }
 }
 
@@ -398,19 +367,24 @@ impl Session {
             return None;
         }
         let value = Bytes::copy_from_slice(message.payload().unwrap_or_default());
-        let (head, _) = Head::split(&value);
-        if head.mark == self.queue.0.mark {
+        let head = Head::split(&value).map(|(head, _)| head);
+        if let Some(head) = head.filter(|head| head.mark == self.queue.0.mark) {
             state.offsets.moved(head.number, partition, offset);
             return None;
         }
-        let attempt = if state.offsets.is_fresh(partition) && head.mark == 0 { 1 } else { 2 };
+        let is_first = state.offsets.is_fresh(partition) && head.is_none_or(|head| head.mark == 0);
+        let attempt = if is_first { 1 } else { 2 };
         let id = state.offsets.take_in(partition, offset, value.clone())?;
         Some(self.arrival(id, &value, attempt))
     }
 
     fn arrival(self: &Arc<Self>, id: u64, value: &Bytes, attempt: u32) -> Arrival<Entry> {
-        let (Head { expires, .. }, bytes) = Head::split(value);
-        Arrival { bytes, attempt, expires: Some(expires), slip: Entry { session: Arc::clone(self), id } }
+        // One that is not ours has no bytes, and ends as a dead letter.
+        let (expires, bytes) = match Head::split(value) {
+            Some((head, bytes)) => (Some(head.expires), bytes),
+            None => (None, Bytes::new()),
+        };
+        Arrival { bytes, attempt, expires, slip: Entry { session: Arc::clone(self), id } }
     }
 
     /// Appends once more what holds back too many.
@@ -420,8 +394,8 @@ impl Session {
             let session = Arc::clone(self);
             // It ends with the answer of the broker.
             tokio::spawn(async move {
-                let (Head { expires, .. }, bytes) = Head::split(&value);
-                let copy = Head { expires, mark: session.queue.0.mark, number: id }.before(&bytes);
+                let (head, bytes) = Head::split(&value).unwrap_or((ENDLESS, value));
+                let copy = Head { mark: session.queue.0.mark, number: id, ..head }.before(&bytes);
                 if let Err(error) = session.queue.append(&session.subject, &copy).await {
                     tracing::debug!(subject = %session.subject, %error, "Kafka: not appended once more");
                     session.state().offsets.not_copied(id);
@@ -678,17 +652,6 @@ mod tests {
             [(Some(3), Some(1)), (Some(1), Some(2)), (None, Some(2)), (Some(3), None), (None, None)]
         {
             assert_eq!(class(replicas, confirming), Durability::BrokerMemory);
-        }
-    }
-
-    #[test]
-    fn a_head_survives_a_round_trip_and_what_has_none_has_no_bytes() {
-        let value = Bytes::from(Head { expires: 7, mark: 8, number: 9 }.before(b"sealed"));
-        let (head, bytes) = Head::split(&value);
-        assert_eq!((head.expires, head.mark, head.number, &bytes[..]), (7, 8, 9, &b"sealed"[..]));
-        for end in 0..HEAD_BYTES {
-            let (head, bytes) = Head::split(&value.slice(..end));
-            assert_eq!((head.expires, head.mark, bytes.len()), (u64::MAX, 0, 0));
         }
     }
 

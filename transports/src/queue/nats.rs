@@ -33,7 +33,7 @@ use super::server::{ANSWER, AWAY, Backoff, DEAD_LETTER_AGE, DEAD_LETTERS, LIFETI
 use super::socket;
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, MESSAGE_BYTES_MAX, Publish, QueueError, Server,
-    Standing, Stored, Subject, Subscription, Warning,
+    Standing, Stored, Subject, Subscription, Warning, head,
 };
 
 /// The stream of messages and receipts.
@@ -333,7 +333,7 @@ fn arrival(message: jetstream::Message, unsure: u64) -> Arrival<Reply> {
         u32::try_from(info.delivered).unwrap_or(u32::MAX).max(least)
     });
     let header = message.headers.as_ref().and_then(|headers| headers.get(EXPIRES));
-    let expires = header.and_then(|value| value.as_str().parse().ok());
+    let expires = header.and_then(|value| head::expires(value.as_str().as_bytes()));
     let slip = Reply { client: message.context.client(), to: message.message.reply };
     Arrival { bytes: message.message.payload, attempt, expires, slip }
 }

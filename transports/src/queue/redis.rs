@@ -29,7 +29,7 @@ use super::server::{ANSWER, AWAY, Backoff, DEAD_LETTERS, LIFETIME, UNUSED, admit
 use super::socket;
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, Publish, QueueError, Server, Standing, Stored,
-    Subject, Subscription, Warning,
+    Subject, Subscription, Warning, head,
 };
 
 /// The consumer group of every stream, and the consumer in it.
@@ -240,7 +240,7 @@ impl Reads {
     fn entry(&self, value: Value) -> Option<Arrival<Entry>> {
         let (id, mut fields): (String, HashMap<String, Vec<u8>>) = redis::from_redis_value(value).ok()?;
         let expires = fields.remove(EXPIRES);
-        let expires = expires.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
+        let expires = expires.and_then(|text| head::expires(&text));
         let bytes = Bytes::from(fields.remove(BYTES).unwrap_or_default());
         let slip = Entry { queue: self.queue.clone(), key: Arc::clone(&self.key), id };
         Some(Arrival { bytes, attempt: 1, expires, slip })
