@@ -34,7 +34,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -77,8 +77,6 @@ struct Shared {
     sender: Mutex<Sender>,
     standing: Standing,
     sessions: Mutex<HashMap<Subject, Weak<Session>>>,
-    /// Marks what is appended here once more; random, never zero.
-    mark: u64,
 }
 
 impl KafkaQueue {
@@ -92,9 +90,8 @@ impl KafkaQueue {
     pub async fn connect(address: &BrokerAddress) -> Result<Self, QueueError> {
         let sender = Sender::open(address)?;
         let standing = look(address, &sender).await?;
-        let mark = getrandom::u64().map_err(|error| QueueError::Storage(Arc::new(error)))?.max(1);
         let (address, sender, sessions) = (address.clone(), Mutex::new(sender), Mutex::default());
-        Ok(Self(Arc::new(Shared { address, sender, standing, sessions, mark })))
+        Ok(Self(Arc::new(Shared { address, sender, standing, sessions })))
     }
 
     async fn store(&self, message: Publish) -> Result<Stored, QueueError> {
@@ -109,7 +106,7 @@ impl KafkaQueue {
 
     /// Appends a record.
     async fn append(&self, subject: &Subject, value: &[u8]) -> Result<(), QueueError> {
-        let Sender { client, .. } = self.sender();
+        let Sender { client, .. } = &self.sender();
         let topic = topic(subject);
         let record = FutureRecord::to(&topic).key(subject.mailbox().as_str()).payload(value);
         let Err((error, _)) = client.send(record, AWAY).await else { return Ok(()) };
@@ -117,8 +114,7 @@ impl KafkaQueue {
         if client.client().fatal_error().is_some() {
             // It never sends again.
             let next = Sender::open(&self.0.address)?;
-            end(core::mem::replace(&mut *lock(&self.0.sender), next));
-            end(client);
+            *lock(&self.0.sender) = next;
         }
         Err(match error.rdkafka_error_code() {
             Some(Code::QueueFull) => QueueError::Unreachable(None),
@@ -187,18 +183,13 @@ impl fmt::Debug for KafkaQueue {
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        end(lock(&self.sender).clone());
-    }
-}
-
 /// The client that appends.
 #[derive(Clone)]
 struct Sender {
     client: FutureProducer<Teller>,
     /// Whether the broker does not take the credentials.
     is_refused: Arc<AtomicBool>,
+    _kept: Arc<Kept>,
 }
 
 impl Sender {
@@ -213,7 +204,9 @@ impl Sender {
             .set("queue.buffering.max.kbytes", SENDING_KBYTES.to_string());
         let teller = Teller::default();
         let is_refused = Arc::clone(&teller.is_refused);
-        Ok(Self { client: settings.create_with_context(teller).map_err(refused)?, is_refused })
+        let client: FutureProducer<Teller> = settings.create_with_context(teller).map_err(refused)?;
+        let kept = Arc::new(keep(client.clone()));
+        Ok(Self { client, is_refused, _kept: kept })
     }
 
     /// Asks for one topic, or for all.
@@ -260,6 +253,7 @@ struct Session {
     heard: tokio::sync::Mutex<u64>,
     /// There is something that one subscription left to the others.
     left: Notify,
+    _kept: Kept,
 }
 
 /// What the client and the subscriptions of a session share.
@@ -270,7 +264,6 @@ struct Reader {
     turns: watch::Sender<u64>,
 }
 
-#[derive(Default)]
 struct State {
     offsets: Offsets,
     /// How often places were noted as done.
@@ -312,13 +305,16 @@ impl Session {
             .set("max.poll.interval.ms", FULL.as_millis().to_string())
             .set("fetch.message.max.bytes", RECORD_BYTES_MAX.to_string())
             .set("queued.max.messages.kbytes", READING_KBYTES.to_string());
-        let reader =
-            Reader { teller: Teller::default(), state: Mutex::default(), turns: watch::Sender::new(0) };
+        let mark = getrandom::u64().map_err(|error| QueueError::Storage(Arc::new(error)))?.max(1);
+        let state = Mutex::new(State { offsets: Offsets::new(mark), notes: 0 });
+        let reader = Reader { teller: Teller::default(), state, turns: watch::Sender::new(0) };
         let consumer: StreamConsumer<Reader> = settings.create_with_context(reader).map_err(refused)?;
         let topic = topic(&subject);
         consumer.subscribe(&[&topic]).map_err(refused)?;
-        let (consumer, reading, heard) = (Arc::new(consumer), Default::default(), Default::default());
-        Ok(Self { queue, subject, topic, consumer, reading, heard, left: Notify::new() })
+        let consumer = Arc::new(consumer);
+        let kept = keep(Arc::clone(&consumer));
+        let (reading, heard, left) = (Default::default(), Default::default(), Notify::new());
+        Ok(Self { queue, subject, topic, consumer, reading, heard, left, _kept: kept })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -368,7 +364,7 @@ impl Session {
         }
         let value = Bytes::copy_from_slice(message.payload().unwrap_or_default());
         let head = Head::split(&value).map(|(head, _)| head);
-        if let Some(head) = head.filter(|head| head.mark == self.queue.0.mark) {
+        if let Some(head) = head.filter(|head| head.mark == state.offsets.mark()) {
             state.offsets.moved(head.number, partition, offset);
             return None;
         }
@@ -390,24 +386,22 @@ impl Session {
     /// Appends once more what holds back too many.
     fn copy_hindrances(self: &Arc<Self>) {
         loop {
-            let Some((id, value)) = self.state().offsets.hindrance() else { return };
+            let (mark, hindrance) = {
+                let mut state = self.state();
+                (state.offsets.mark(), state.offsets.hindrance())
+            };
+            let Some((id, value)) = hindrance else { return };
             let session = Arc::clone(self);
             // It ends with the answer of the broker.
             tokio::spawn(async move {
                 let (head, bytes) = Head::split(&value).unwrap_or((ENDLESS, value));
-                let copy = Head { mark: session.queue.0.mark, number: id, ..head }.before(&bytes);
+                let copy = Head { mark, number: id, ..head }.before(&bytes);
                 if let Err(error) = session.queue.append(&session.subject, &copy).await {
                     tracing::debug!(subject = %session.subject, %error, "Kafka: not appended once more");
                     session.state().offsets.not_copied(id);
                 }
             });
         }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        end(Arc::clone(&self.consumer));
     }
 }
 
@@ -565,7 +559,7 @@ async fn look(address: &BrokerAddress, sender: &Sender) -> Result<Standing, Queu
         Some(_) => admin.describe_configs(&asked, &options).await.unwrap_or_default(),
         None => Vec::new(),
     };
-    end(admin);
+    drop(keep(admin));
     let least = |name: &str| {
         let set = said.iter().map(|topic| topic.as_ref().ok()?.get(name)?.value.as_ref()?.parse().ok());
         set.collect::<Option<Vec<usize>>>().and_then(|values| values.into_iter().min())
@@ -623,9 +617,19 @@ fn topics() -> impl Iterator<Item = String> {
     lanes.into_iter().flat_map(|lane| (0..SHARDS).map(move |number| shard(lane, number)))
 }
 
-/// Drops a client where it may take its time: it says goodbye, and waits for its threads.
-fn end(client: impl Send + 'static) {
-    std::thread::spawn(move || drop(client));
+/// Held by whoever uses a client, and dropped after it.
+type Kept = oneshot::Sender<()>;
+
+/// Keeps a client until the returned half is dropped, and then drops it where it may take its time: it says goodbye,
+/// and waits for its threads.
+fn keep(client: impl Send + 'static) -> Kept {
+    let (kept, ended) = oneshot::channel();
+    tokio::spawn(async move {
+        // Nothing is ever sent.
+        let _ = ended.await;
+        std::thread::spawn(move || drop(client));
+    });
+    kept
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -125,19 +125,19 @@ async fn one_message_that_waits_holds_back_no_log_of_kafka() {
         }
     }
     drop(subscription);
-    drop(broker);
-    // A process that begins where that one ended.
-    let broker = cluster.connect().await;
-    let mut subscription = broker.subscribe(subject, 64).await.unwrap();
-    let mut again = 0;
-    loop {
-        let delivery = timeout(PATIENCE, subscription.next()).await.unwrap().unwrap();
-        assert!(delivery.attempt() >= 2);
-        if body(&delivery) == b"waits" {
-            break;
+    // This process once more, and one that begins where it ended.
+    for broker in [broker, cluster.connect().await] {
+        let mut subscription = broker.subscribe(subject.clone(), 64).await.unwrap();
+        let mut again = 0;
+        loop {
+            let delivery = timeout(PATIENCE, subscription.next()).await.unwrap().unwrap();
+            assert!(delivery.attempt() >= 2);
+            if body(&delivery) == b"waits" {
+                break;
+            }
+            again += 1;
+            delivery.ack().await.unwrap();
         }
-        again += 1;
-        delivery.ack().await.unwrap();
+        assert!(again <= 1024 + 64, "{again} came again");
     }
-    assert!(again <= 1024 + 64, "{again} came again");
 }

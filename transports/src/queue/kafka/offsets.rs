@@ -15,8 +15,10 @@ use bytes::Bytes;
 pub(super) const HELD_BACK: i64 = 1024;
 
 /// What is known of the partitions that were assigned.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Offsets {
+    /// On copies that are appended here, since the partitions were assigned.
+    mark: u64,
     partitions: BTreeMap<i32, Partition>,
     held: HashMap<u64, Held>,
     /// What one subscription leaves to others of this process.
@@ -53,6 +55,17 @@ impl Partition {
 }
 
 impl Offsets {
+    /// Nothing is known; `mark` is random.
+    pub(super) fn new(mark: u64) -> Self {
+        let (partitions, held, left) = (BTreeMap::new(), HashMap::new(), VecDeque::new());
+        Self { mark, partitions, held, left, last: 0 }
+    }
+
+    /// What is on copies that are appended from now on. A copy with it is of a record that is held, or settled.
+    pub(super) fn mark(&self) -> u64 {
+        self.mark
+    }
+
     /// Takes note of a record that is nobody's here.
     pub(super) fn pass(&mut self, partition: i32, offset: i64) {
         let partition = self.read(partition, offset);
@@ -154,8 +167,10 @@ impl Offsets {
         }
     }
 
-    /// Lets go of everything: the partitions are somebody else's.
+    /// Lets go of everything: the partitions are somebody else's. Of copies that were appended before it is not known
+    /// any more whether they are settled.
     pub(super) fn clear(&mut self) {
+        self.mark = self.mark.wrapping_add(1);
         self.partitions.clear();
         self.held.clear();
         self.left.clear();
@@ -176,7 +191,7 @@ mod tests {
     use super::*;
 
     fn offsets(range: core::ops::Range<i64>) -> (Offsets, Vec<u64>) {
-        let mut offsets = Offsets::default();
+        let mut offsets = Offsets::new(1);
         let ids = range.map(|offset| offsets.take_in(7, offset, Bytes::new()).unwrap()).collect();
         (offsets, ids)
     }
@@ -197,7 +212,7 @@ mod tests {
 
     #[test]
     fn records_of_others_are_passed_and_noted_in_larger_steps() {
-        let mut offsets = Offsets::default();
+        let mut offsets = Offsets::new(1);
         (50..60).for_each(|offset| offsets.pass(1, offset));
         assert_eq!(offsets.progress(11), []);
         offsets.pass(1, 60);
@@ -247,6 +262,14 @@ mod tests {
         offsets.clear();
         offsets.leave(ids[1]);
         assert_eq!(offsets.next_left(), None, "what is somebody else's is not left to anybody");
+    }
+
+    #[test]
+    fn a_copy_is_not_passed_once_it_is_not_known_what_was_settled() {
+        let (mut offsets, _) = offsets(0..1);
+        let before = offsets.mark();
+        offsets.clear();
+        assert_ne!(offsets.mark(), before);
     }
 
     #[test]
