@@ -10,16 +10,19 @@
 //!
 //! Specification: docs/protocol.md §7.1, §7.2.
 
+use std::convert::Infallible;
 use std::fmt;
 
 use minicbor::decode::{self, Decoder};
-use minicbor::encode::Encoder;
+use minicbor::encode::{self, Encoder, Write};
 use zeroize::Zeroizing;
 
 use crate::general::request::GeneralCall;
 use crate::general::{MATERIAL_BYTES_MAX, PUBLIC_BYTES_MAX};
 use crate::strict::{self, Malformed};
-use crate::{KeyId, KeyUsage, PublicHalf, PublicKey, SharedSecret, SignatureAlgorithm, SignatureType};
+use crate::{
+    KeyId, KeyUsage, PublicHalf, PublicKey, SharedSecret, SignatureAlgorithm, SignatureType, WipedBuffer,
+};
 
 /// Bytes of CBOR in a frame, at most.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -326,7 +329,7 @@ impl<'a> Request<'a> {
     }
 
     /// Appends the request as a frame to `out`.
-    pub fn put(&self, out: &mut Vec<u8>) {
+    pub fn put(&self, out: &mut WipedBuffer) {
         put_frame(out, |e| {
             e.array(4)?.u8(VERSION)?.u32(self.id)?.u8(self.call.kind().number())?;
             match &self.call {
@@ -361,7 +364,7 @@ impl<'a> Request<'a> {
 }
 
 impl NewKey<'_> {
-    pub(crate) fn put(&self, e: &mut Encoder<&mut Vec<u8>>) -> Written {
+    pub(crate) fn put(&self, e: &mut Encoder<&mut WipedBuffer>) -> Written {
         e.u16(self.usage.number())?.str(self.label)?;
         put_optional(e, self.expires)?;
         e.bool(self.extractable)?.ok()
@@ -515,7 +518,7 @@ pub enum Outcome {
 }
 
 /// Appends the answer to the request `id` as a frame to `out`.
-pub fn put_answer(out: &mut Vec<u8>, id: u32, answer: &Result<Outcome, Refusal>) {
+pub fn put_answer(out: &mut WipedBuffer, id: u32, answer: &Result<Outcome, Refusal>) {
     put_frame(out, |e| {
         e.array(4)?.u8(VERSION)?.u32(id)?;
         match answer {
@@ -752,7 +755,7 @@ impl KeyMeta {
     }
 
     /// Appends the encoding.
-    pub(crate) fn put(&self, e: &mut Encoder<&mut Vec<u8>>) -> Written {
+    pub(crate) fn put<W: Write<Error = Infallible>>(&self, e: &mut Encoder<W>) -> Written {
         e.array(9)?.bytes(self.id.as_bytes())?.u16(self.usage.number())?.u8(self.state as u8)?;
         e.u32(self.owner)?.u64(self.created)?;
         put_optional(e, self.expires)?;
@@ -800,7 +803,7 @@ pub struct ServiceState {
 }
 
 impl ServiceState {
-    fn put(&self, e: &mut Encoder<&mut Vec<u8>>) -> Written {
+    fn put(&self, e: &mut Encoder<&mut WipedBuffer>) -> Written {
         e.array(6)?.bool(self.unlocked)?.u32(self.keys)?.u32(self.rules)?.u32(self.clients)?;
         e.u64(self.answered)?.array(self.protection.len() as u64)?;
         self.protection.iter().try_for_each(|line| e.str(line)?.ok())
@@ -831,19 +834,19 @@ pub fn frame(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, Malformed> {
     Ok(rest.get(..length).map(|content| (content, length + 4)))
 }
 
-pub(crate) type Written = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
+pub(crate) type Written = Result<(), encode::Error<Infallible>>;
 
-fn put_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Written) {
+fn put_frame(out: &mut WipedBuffer, write: impl FnOnce(&mut Encoder<&mut WipedBuffer>) -> Written) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
-    // A Vec takes every write.
-    let written = write(&mut Encoder::new(out));
+    // Memory takes every write.
+    let written = write(&mut Encoder::new(&mut *out));
     debug_assert!(written.is_ok(), "encoding into memory failed");
     let length = (out.len() - start - 4) as u32;
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
-fn put_optional(e: &mut Encoder<&mut Vec<u8>>, number: Option<u64>) -> Written {
+fn put_optional<W: Write<Error = Infallible>>(e: &mut Encoder<W>, number: Option<u64>) -> Written {
     match number {
         Some(number) => e.u64(number)?.ok(),
         None => e.null()?.ok(),
@@ -942,7 +945,7 @@ mod tests {
     fn every_request_is_read_as_it_was_written() {
         assert_eq!(calls().iter().map(Call::kind).collect::<Vec<_>>(), CallKind::ALL);
         for call in calls() {
-            let mut framed = Vec::new();
+            let mut framed = WipedBuffer::new();
             let request = Request { id: 70_000, call };
             request.put(&mut framed);
             let (content, used) = frame(&framed).unwrap().unwrap();
@@ -954,7 +957,7 @@ mod tests {
     #[test]
     fn no_truncation_extension_or_other_spelling_of_a_request_is_read() {
         for call in calls() {
-            let mut framed = Vec::new();
+            let mut framed = WipedBuffer::new();
             Request { id: 7, call }.put(&mut framed);
             let content = &framed[4..];
             for length in 0..content.len() {
@@ -1002,7 +1005,7 @@ mod tests {
             Outcome::Encapsulated(vec![1; 1088], SharedSecret::new(&[6; 32])),
         ];
         for (at, outcome) in outcomes.into_iter().enumerate() {
-            let mut framed = Vec::new();
+            let mut framed = WipedBuffer::new();
             put_answer(&mut framed, 4, &Ok(outcome));
             let reply = Reply::decode(&framed[4..]).unwrap();
             assert_eq!(reply.id, 4);
