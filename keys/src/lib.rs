@@ -33,6 +33,7 @@ mod jose;
 mod keep;
 mod kem;
 mod label;
+pub mod message;
 pub mod private;
 mod secret;
 pub mod service;
