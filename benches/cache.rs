@@ -155,15 +155,16 @@ fn many(workers: usize) {
     print("ok2cry.cache.many", "x p99 empty", workers, &[full / empty]);
     // All of them are over at once: the worst that a sweep can find.
     let later = |at: Moment| Moment { boot: at.boot + Duration::from_secs(1000), ..at };
-    let mut longest = Duration::ZERO;
+    let mut turns = Vec::new();
     while host.host.status().live > 0 {
-        let turn = Instant::now();
+        let turn = processor_time();
         host.host.tick(later(moment(host.started)));
-        longest = longest.max(turn.elapsed());
+        turns.push((processor_time() - turn).as_secs_f64() * 1e3);
         // As a host does after each turn, so that the leaves of a million ends do not pile up.
         must(host.host.write(moment(host.started), |_| None));
     }
-    print("ok2cry.cache.sweep", "ms longest turn", workers, &[longest.as_secs_f64() * 1e3]);
+    print("ok2cry.cache.sweep", "ms of the processor, turn p99", workers, &[percentile(&mut turns, 99)]);
+    print("ok2cry.cache.sweep", "ms of the processor, longest turn", workers, &[percentile(&mut turns, 100)]);
 }
 
 /// The 99th percentile of making and using a key, in µs.
@@ -228,6 +229,12 @@ fn seed() -> [u8; 32] {
     seed
 }
 
+/// Time that a processor has spent on this thread: what others do on the machine is not in it.
+fn processor_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(spent.tv_sec.unsigned_abs(), spent.tv_nsec.unsigned_abs() as u32)
+}
+
 /// Bytes of this process that are in memory.
 fn resident() -> u64 {
     onward_trials::Process::own().memory()
@@ -235,7 +242,8 @@ fn resident() -> u64 {
 
 fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() * percent / 100).copied().unwrap_or_default()
+    let at = (values.len() * percent / 100).min(values.len().saturating_sub(1));
+    values.get(at).copied().unwrap_or_default()
 }
 
 fn median(samples: &[f64]) -> f64 {

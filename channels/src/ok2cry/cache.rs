@@ -55,8 +55,9 @@ pub use owner::{Asker, Owner, Quota};
 /// Failed uses that end a key.
 pub const FAILURES_MAX: u8 = 8;
 
-/// Keys that one turn of the sweep ends or forgets, at most: well below a millisecond.
-pub const SWEEP_MAX: usize = 128;
+/// Keys that one turn of the sweep ends, and as many that it forgets, at most: well below a millisecond, so that no
+/// request waits longer for it.
+pub const SWEEP_MAX: usize = 32;
 
 /// How long a key's record is kept after its epoch's key is wiped, for whoever asks for evidence of its end.
 pub const EVIDENCE_KEPT: Duration = Duration::from_secs(300);
