@@ -1,5 +1,5 @@
 //! Measured claims about whole nodes through the facade: who reaches whom, overload, churn, lost bursts,
-//! stops under load, idle channels.
+//! stops under load, idle channels, full disks.
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test is its failure")]
 
@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use onward::queue::{Broker, EmbeddedQueue, Lane, QueueError, QueueLimits, Subject, conformance};
 use onward::{
     AskError, Channel, Context, Echo, ErrorCode, Failure, Identity, Limits, LinkFaults, Listener,
-    MemoryNetwork, Node, Peer, Raw, Route, Trust, Worker,
+    MemoryNetwork, Node, Peer, Raw, RemoteQueue, Route, Trust, Worker,
 };
-use onward_trials::{Event, Id, Ledger, Process, Row, Sample, alone, is_full, size};
+use onward_trials::{Event, Id, Ledger, Process, Row, Sample, SmallDisk, alone, is_full, size};
 
 const DRAIN: Duration = Duration::from_secs(25);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -309,6 +310,92 @@ async fn a29_channels_that_come_and_go_leave_nothing() {
     row.at_most("descriptors more or fewer", Process::own().descriptors().abs_diff(descriptors), 2);
     let names = pair.service.router().names();
     row.exactly("names left at the service, of 2", names.len(), 2);
+}
+
+/// What is stored through a relay, and whether the disk was full instead, as somebody elsewhere is told.
+async fn store(queue: &RemoteQueue, subject: &Subject, number: u32) -> Result<(), QueueError> {
+    let mut body = number.to_be_bytes().to_vec();
+    body.resize(10_000, 1);
+    queue.publish(conformance::message(subject, &body)).await.map(|_| ())
+}
+
+/// The other half of R3: a queue on a full disk, seen from another node, beside a route that stores nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_a_queue_on_a_full_disk_slows_no_other_route_of_its_node() {
+    let _alone = alone();
+    let Some(disk) = SmallDisk::ext4(16).or_else(|| SmallDisk::memory(16)) else {
+        println!("no small disk can be mounted here, and this was not tried");
+        return;
+    };
+    let row = Row::new("R3");
+    let limits = QueueLimits { unsettled: 100_000, ..QueueLimits::default() };
+    let stored = Arc::new(EmbeddedQueue::open(&disk.path().join("queue"), limits).await.unwrap());
+    let relay = node("relay").await;
+    relay.mount_queue("cards", Arc::clone(&stored) as Arc<dyn Broker>).unwrap();
+    relay.serve_queue("queue.cards", "cards").unwrap();
+    relay.start_worker("echo", Echo).unwrap();
+    let listener = relay.listen_tcp("127.0.0.1:0").await.unwrap();
+    listener.expose("queue.cards").unwrap();
+    listener.expose("echo").unwrap();
+
+    let sender = node("sender").await;
+    let queue = RemoteQueue::new(sender.route(&format!("{} => queue.cards", listener.name())).unwrap());
+    let subject = conformance::fresh_mailbox().lane(Lane::Messages);
+    let other = node("other").await;
+    let echo = other.route(&format!("{} => echo", listener.name())).unwrap();
+    let time = async || {
+        let began = Instant::now();
+        let _: Raw = echo.ask_within(&raw("x"), PATIENCE).await.unwrap();
+        began.elapsed()
+    };
+
+    let (mut count, mut before) = (0, Sample::default());
+    loop {
+        let (answer, took) = tokio::join!(store(&queue, &subject, count), time());
+        match answer {
+            Ok(()) => before.add(took),
+            Err(QueueError::StorageFull) => break,
+            Err(error) => panic!("{error:?}"),
+        }
+        count += 1;
+    }
+    let (mut refusals, mut during) = (Sample::default(), Sample::default());
+    for _ in 0..size(300, 2_000) {
+        let began = Instant::now();
+        let refused = async { (store(&queue, &subject, count).await, began.elapsed()) };
+        let ((refused, told), took) = tokio::join!(refused, time());
+        assert!(matches!(refused, Err(QueueError::StorageFull)), "{refused:?}");
+        refusals.add(told);
+        during.add(took);
+    }
+    // Whoever handles what waits makes the room that others need.
+    let mut subscription = queue.subscribe(subject.clone(), 16).await.unwrap();
+    let mut found = std::collections::BTreeSet::new();
+    let mut take = async || {
+        let delivery = subscription.next().await.unwrap();
+        found.insert(u32::from_be_bytes(*conformance::body(&delivery).first_chunk().unwrap()));
+        delivery.ack().await.unwrap();
+    };
+    for _ in 0..count / 2 {
+        take().await;
+    }
+    let began = Instant::now();
+    while let Err(error) = store(&queue, &subject, count).await {
+        assert!(matches!(error, QueueError::StorageFull), "{error:?}");
+        assert!(began.elapsed() < PATIENCE, "nothing can be stored again");
+    }
+    let resumed = began.elapsed();
+    for _ in count / 2..=count {
+        take().await;
+    }
+    row.at_least("whole nodes: stored until it is full", count, 100);
+    row.takes_at_most("whole nodes: told p99 ms", refusals.percentile_ms(99), 100.0);
+    let factor = during.percentile_ms(99) / before.percentile_ms(99);
+    row.takes_at_most("whole nodes: p99 of another route, full / filling", factor, 1.5);
+    row.takes_at_most("whole nodes: works again after ms", resumed.as_secs_f64() * 1e3, 1_000.0);
+    row.exactly("whole nodes: acknowledged and lost", count as usize + 1 - found.len(), 0);
+    relay.shutdown(DRAIN).await;
+    stored.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

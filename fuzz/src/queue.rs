@@ -230,3 +230,8 @@ pub fn f13_queue_message(data: &[u8]) -> bool {
     });
     message.or(letter).or(subject).is_some()
 }
+
+/// What a node that serves its queue is asked, and what it answers.
+pub fn f13_served_queue(data: &[u8]) -> bool {
+    onward_node::fuzzing::served_queue(data)
+}

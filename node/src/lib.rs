@@ -13,6 +13,9 @@ mod channel;
 mod error;
 #[cfg(feature = "ok2cry")]
 mod exchange;
+#[cfg(feature = "queue")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "channels")]
 mod identity;
 #[cfg(feature = "channels")]

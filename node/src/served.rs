@@ -7,7 +7,7 @@
 
 mod remote;
 mod service;
-mod wire;
+pub(crate) mod wire;
 
 pub use remote::RemoteQueue;
 pub(crate) use service::QueueService;

@@ -1,5 +1,6 @@
 //! What tests need to claim a figure and to prove it: [`Row`], [`size`], [`Ledger`], [`Process`], [`Difference`],
-//! a network that is as bad as they say, [`UdpPath`], and real brokers, [`Server`].
+//! a network that is as bad as they say, [`UdpPath`], a disk that is soon full, [`SmallDisk`], and real brokers,
+//! [`Server`].
 //!
 //! Only tests depend on this crate. It knows nothing of the product: a number here means what the test
 //! that counted it says. But for servers that start, nothing here waits or retries, and a figure that is not
@@ -8,6 +9,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod difference;
+mod disk;
 mod ledger;
 mod path;
 mod process;
@@ -16,6 +18,7 @@ mod sample;
 mod server;
 
 pub use difference::Difference;
+pub use disk::SmallDisk;
 pub use ledger::{Entry, Event, Id, Ledger, Verdict};
 pub use path::{PathFaults, UdpPath};
 pub use process::Process;

@@ -3,8 +3,9 @@
 //! An ingress marks what it takes in with its flow and writes its own address in front of the return
 //! route, so that a reply can only go back the way the request came. Messages for a full target wait in
 //! a lane of their own while other routes go on. Only for a lane that is full too the reader pauses,
-//! which stops all routes of its connection, so never for long: then the target is *slow*, and its
-//! messages are refused as overloaded until half of the lane has drained.
+//! which slows the sender down and loses nothing, as long as the target keeps up. It stops all routes of the
+//! connection, so it is never for long: then the target is *slow*, and its messages are refused as overloaded
+//! until half of the lane has drained.
 //!
 //! Specification: docs/protocol.md §1.2 (invariant R1), §1.3 *Limits*.
 
@@ -23,10 +24,16 @@ use crate::router::{Pending, Router, Target, Walk};
 
 /// Lanes of one ingress at once; with all in use further full targets count as slow.
 const LANES_MAX: usize = 64;
-/// A pause up to here is the back-pressure of a target that keeps up, and is not counted.
+/// A pause is the back-pressure of a target that keeps up, and is not counted, up to here and as long as the
+/// messages that the target took in it make it.
 const PAUSE_SHORT: Duration = Duration::from_millis(5);
+/// What a target may take for one message and still keep up.
+const KEEPING_UP: Duration = Duration::from_millis(1);
 /// Longer pauses for one target within this time count together.
 const PAUSE_WINDOW: Duration = Duration::from_secs(1);
+/// A pause is waited for in so many parts, one after the other. Where the whole machine stands still, the part
+/// that it falls into ends late, and the target still has its turn in the others.
+const PAUSE_PARTS: u32 = 5;
 
 /// Takes in what one connection or channel receives.
 pub struct Ingress {
@@ -51,8 +58,10 @@ struct LaneState {
     waiting: VecDeque<Pending>,
     bytes: usize,
     slow: bool,
-    /// When the reader last began to be held up for this target, and for how long since; short pauses do
-    /// not count.
+    /// Messages that the target took out of this lane.
+    taken: u32,
+    /// When the reader last began to be held up for this target, and for how long since; a pause for a
+    /// target that keeps up does not count.
     paused: Option<(Instant, Duration)>,
     /// The task that drains the lane has ended; the next message starts another.
     idle: bool,
@@ -177,23 +186,25 @@ impl Ingress {
         let began = Instant::now();
         // The pauses of one second count together: a target that is always a little too slow must not
         // hold up the other routes of its connection.
-        let used = self.lanes.get(&blocked.target.key()).map_or(Duration::ZERO, |lane| lane.paused(began));
-        let until = began + most.saturating_sub(used);
+        let Some(lane) = self.lanes.get(&blocked.target.key()).cloned() else {
+            return self.router.report(blocked.message, ErrorCode::Overloaded);
+        };
+        let (used, taken) = lane.paused(began);
+        let part = most.saturating_sub(used) / PAUSE_PARTS;
+        let mut parts = if part.is_zero() { 0 } else { PAUSE_PARTS };
         loop {
-            let Some(lane) = self.lanes.get(&blocked.target.key()).cloned() else { break };
             let drained = lane.drained.notified();
             match self.queue(blocked) {
-                None => {
-                    lane.add_pause(began.elapsed());
-                    return;
-                }
+                None => return lane.add_pause(began.elapsed().saturating_sub(lane.keeping_up(taken))),
                 Some(again) => blocked = *again.0,
             }
-            // A timer for a moment that has passed would still take up to a millisecond.
-            if used >= most || tokio::time::timeout_at(until, drained).await.is_err() {
+            if parts == 0 {
                 lane.add_pause(began.elapsed());
                 lane.state().slow = true;
                 break;
+            }
+            if tokio::time::timeout(part, drained).await.is_err() {
+                parts -= 1;
             }
         }
         self.router.report(blocked.message, ErrorCode::Overloaded);
@@ -234,16 +245,23 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long the reader was held up for this target within the last second.
-    fn paused(&self, now: Instant) -> Duration {
+    /// How long the reader was held up for this target within the last second, and how many messages the target
+    /// has taken.
+    fn paused(&self, now: Instant) -> (Duration, u32) {
         let mut state = self.state();
-        match state.paused {
+        let paused = match state.paused {
             Some((since, paused)) if now.duration_since(since) < PAUSE_WINDOW => paused,
             _ => {
                 state.paused = Some((now, Duration::ZERO));
                 Duration::ZERO
             }
-        }
+        };
+        (paused, state.taken)
+    }
+
+    /// How long a target that keeps up may have needed for what it took since it had taken `before` messages.
+    fn keeping_up(&self, before: u32) -> Duration {
+        KEEPING_UP * self.state().taken.wrapping_sub(before)
     }
 
     fn add_pause(&self, more: Duration) {
@@ -288,6 +306,7 @@ impl Lane {
     fn release(&self, bytes: usize, capacity: usize) {
         let mut state = self.state();
         state.bytes = state.bytes.saturating_sub(bytes);
+        state.taken = state.taken.wrapping_add(1);
         if state.bytes <= capacity / 2 {
             state.slow = false;
             drop(state);

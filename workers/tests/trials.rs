@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use onward_routing::{Address, ErrorCode, FlowId, FlowKind, Message, Route, RouteRef};
 use onward_trials::{Event, Id, Ledger, Process, Row, Sample, alone, size};
 use onward_workers::{
-    AskError, Context, Echo, EndReason, Failure, Ingress, Limits, NoReply, Raw, Relay, Restart, Router,
-    Strategy, Supervisor, Worker, start,
+    AskError, Context, Echo, EndReason, Failure, FnWorker, Ingress, Limits, NoReply, Raw, Relay, Restart,
+    Router, Strategy, Supervisor, Worker, start,
 };
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -265,4 +265,42 @@ async fn r13_more_restarts_than_allowed_end_the_supervisor_and_no_fewer_do() {
         row.exactly("panics survived, of as many restarts allowed in a period", survived, allowed);
         assert!(matches!(supervision.ended().await, EndReason::Panicked(_)));
     }
+}
+
+/// Sends `count` messages of `bytes` from outside as fast as they are taken, to a worker that handles each run of
+/// `run` messages in `pause`; how many it handled. Time is that of the test.
+async fn handled_of(count: u64, bytes: usize, run: u64, pause: Duration) -> u64 {
+    let router = router();
+    let handled = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&handled);
+    let worker = move |_: Raw| {
+        let number = seen.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if number.is_multiple_of(run) {
+                tokio::time::sleep(pause).await;
+            }
+            Ok(NoReply)
+        }
+    };
+    start(&router, &address("worker"), FnWorker::new(worker)).unwrap();
+    let mut outside = ingress(&router, &["worker"]);
+    let (onward, payload) = (route("worker"), vec![0; bytes]);
+    for _ in 0..count {
+        let message = Message::new(onward.as_ref(), RouteRef::default(), &payload);
+        if let Some(blocked) = outside.take_in(message) {
+            outside.pause(blocked).await;
+        }
+    }
+    // Whatever was taken in is handled by then.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    handled.load(Ordering::Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_keeps_up_slows_its_sender_down_and_loses_nothing() {
+    // A worker takes a whole mailbox at once, 1,024 of these, and nobody waits for 50 ms until it does.
+    assert_eq!(handled_of(20_000, 100, 1_024, Duration::from_millis(40)).await, 20_000);
+    // As fast for its bytes, but slow for its messages: others would wait for it all the time.
+    let handled = handled_of(2_000, 16 * 1024, 1, Duration::from_millis(3)).await;
+    assert!((32..1_500).contains(&handled), "{handled}");
 }

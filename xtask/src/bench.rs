@@ -32,45 +32,42 @@ pub(crate) struct Figure {
 /// # Errors
 /// When the bench does not build or does not succeed.
 pub(crate) fn run(groups: &[String]) -> Result<()> {
-    own(groups, |line| println!("{line}"))?;
-    Ok(())
+    own(groups, &mut Vec::new(), |line| println!("{line}"))
 }
 
 /// Runs the project's own benches, as [`figures`] does: that of the whole, and that of brokers where it is asked for.
 ///
 /// # Errors
 /// As for [`figures`].
-pub(crate) fn own(groups: &[String], print: impl Fn(&str)) -> Result<Vec<Figure>> {
+pub(crate) fn own(groups: &[String], measured: &mut Vec<Figure>, print: impl Fn(&str)) -> Result<()> {
     let whole = "bench --locked -p onward --bench figures --bench heap --";
     let brokers = "bench --locked -p onward-transports --features amqp,mqtt,nats,redis --bench brokers --";
     let has_brokers = groups.is_empty() || groups.iter().any(|group| group.starts_with(QUEUES));
-    let mut measured = Vec::new();
     for words in [whole, brokers].into_iter().take(if has_brokers { 2 } else { 1 }) {
         let mut command = run::cargo(words);
         command.args(groups);
-        measured.extend(figures(command, &print)?);
+        figures(command, measured, &print)?;
     }
-    Ok(measured)
+    Ok(())
 }
 
 /// The group of figures that brokers are in.
 const QUEUES: &str = "queue";
 
-/// Runs a bench and returns its figures; each JSON line is handed to `print`, and anything else
-/// that it writes goes to standard error.
+/// Runs a bench and adds its figures to `measured`, those before a failure too; each JSON line is handed to
+/// `print`, and anything else that it writes goes to standard error.
 ///
 /// # Errors
 /// When it cannot be started or does not succeed.
-pub(crate) fn figures(mut command: Command, print: impl Fn(&str)) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
+pub(crate) fn figures(mut command: Command, measured: &mut Vec<Figure>, print: impl Fn(&str)) -> Result<()> {
     let status =
         run::each_line(&mut command, Streams::Output, |line| match serde_json::from_str::<Figure>(line) {
             Ok(figure) => {
                 print(line);
-                figures.push(figure);
+                measured.push(figure);
             }
             Err(_) => eprintln!("{line}"),
         })?;
     ensure!(status.success(), "the bench ended with {status}");
-    Ok(figures)
+    Ok(())
 }

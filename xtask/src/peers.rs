@@ -35,9 +35,9 @@ struct Line {
 pub(crate) fn run(groups: &[String]) -> Result<()> {
     let mut command = run::cargo("run --release --locked --manifest-path benches/peers/Cargo.toml --");
     command.args(groups);
-    let peers = bench::figures(command, |line| eprintln!("{line}"))?;
-    let own = bench::own(groups, |line| eprintln!("{line}"))?;
-    ensure!(!own.is_empty(), "the bench printed no figure");
+    let (mut peers, mut own) = (Vec::new(), Vec::new());
+    bench::figures(command, &mut peers, |line| eprintln!("{line}"))?;
+    let outcome = bench::own(groups, &mut own, |line| eprintln!("{line}"));
 
     let lines = join(&own, &peers, TARGETS);
     for line in &lines {
@@ -48,6 +48,9 @@ pub(crate) fn run(groups: &[String]) -> Result<()> {
             eprintln!("not measured: {} in {}", target.figure, target.unit);
         }
     }
+    // What was measured before a bench failed took minutes, and holds.
+    outcome?;
+    ensure!(!own.is_empty(), "the bench printed no figure");
     let count = |met| lines.iter().filter(|line| line.target.is_some() && line.met == met).count();
     let (met, missed, open) = (count(Some(true)), count(Some(false)), count(None));
     eprintln!("targets: {met} met, {missed} missed, {open} without a reference in this run");

@@ -57,7 +57,7 @@ pub(crate) enum QueueRequest {
 
 impl QueueRequest {
     /// The subscription that it is about.
-    pub(super) fn subscription(&self) -> Option<[u8; 16]> {
+    pub(crate) fn subscription(&self) -> Option<[u8; 16]> {
         match self {
             Self::Publish { .. } => None,
             Self::Fetch { subscription, .. }
@@ -118,7 +118,7 @@ const CLOSED: u8 = 8;
 const FOREIGN_QUOTA: &str = "quota of the served queue";
 const FOREIGN_STORAGE: &str = "the storage of the served queue";
 
-pub(super) fn refused(error: &QueueError) -> QueueAnswer {
+pub(crate) fn refused(error: &QueueError) -> QueueAnswer {
     let (code, limit) = match error {
         QueueError::QuotaExceeded { limit, .. } => (QUOTA, *limit),
         QueueError::StorageFull => (STORAGE_FULL, 0),
@@ -133,7 +133,7 @@ pub(super) fn refused(error: &QueueError) -> QueueAnswer {
 }
 
 /// The error that a served queue reported for a message of `bytes`.
-pub(super) fn error_of(code: u8, limit: u64, bytes: usize) -> QueueError {
+pub(crate) fn error_of(code: u8, limit: u64, bytes: usize) -> QueueError {
     match code {
         QUOTA => QueueError::QuotaExceeded { quota: FOREIGN_QUOTA, limit },
         STORAGE_FULL => QueueError::StorageFull,
@@ -149,7 +149,7 @@ pub(super) fn error_of(code: u8, limit: u64, bytes: usize) -> QueueError {
 }
 
 /// The number of what a receipt promises.
-pub(super) fn durability_code(durability: Durability) -> u8 {
+pub(crate) fn durability_code(durability: Durability) -> u8 {
     match durability {
         Durability::BrokerReplicated => 1,
         Durability::BrokerDisk => 2,
@@ -159,7 +159,7 @@ pub(super) fn durability_code(durability: Durability) -> u8 {
 }
 
 /// What a served queue's receipt promises here: the server's own disk is a broker's.
-pub(super) fn durability_of(code: u8) -> Durability {
+pub(crate) fn durability_of(code: u8) -> Durability {
     match code {
         1 => Durability::BrokerReplicated,
         2 | 3 => Durability::BrokerDisk,
@@ -167,7 +167,7 @@ pub(super) fn durability_of(code: u8) -> Durability {
     }
 }
 
-pub(super) fn verdict_code(verdict: Verdict) -> (u8, u64) {
+pub(crate) fn verdict_code(verdict: Verdict) -> (u8, u64) {
     match verdict {
         Verdict::Ack => (0, 0),
         Verdict::Nak(pause) => (1, u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
@@ -176,7 +176,7 @@ pub(super) fn verdict_code(verdict: Verdict) -> (u8, u64) {
     }
 }
 
-pub(super) fn verdict_of(code: u8, argument: u64) -> Option<Verdict> {
+pub(crate) fn verdict_of(code: u8, argument: u64) -> Option<Verdict> {
     match code {
         0 => Some(Verdict::Ack),
         1 => Some(Verdict::Nak(Duration::from_millis(argument))),

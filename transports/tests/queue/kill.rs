@@ -129,6 +129,80 @@ impl History {
     }
 }
 
+/// What the child that fills a queue is told: `FOLDER MEBIBYTES`.
+const FILL: &str = "ONWARD_QUEUE_FILL";
+/// Bytes of a message in a large queue.
+const LARGE: usize = 64 * 1024;
+
+#[tokio::test]
+async fn r1_a_large_queue_that_was_killed_delivers_soon_after_its_restart() {
+    let row = Row::new("R1");
+    let mebibytes = size(64, 1024);
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "kill::the_child_that_fills", "--ignored", "--nocapture"])
+        .env(FILL, format!("{} {mebibytes}", folder.path().display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let full = said.skip_while(|line| line != "full").count() > 0;
+    child.wait().unwrap();
+    assert!(full, "the child did not fill the queue");
+
+    let began = Instant::now();
+    let queue = EmbeddedQueue::open(&folder.path().join("queue"), roomy()).await.unwrap();
+    let mut subscription = queue.subscribe(large(), 1).await.unwrap();
+    let first = subscription.next().await.unwrap();
+    let took = began.elapsed();
+    assert_eq!(body(&first), vec![7; LARGE]);
+    let waiting = queue.mailboxes().await.unwrap().iter().map(|row| row.messages).sum::<u64>();
+    row.exactly(
+        &format!("{mebibytes} MiB: messages after the restart"),
+        waiting,
+        (mebibytes << 20) as u64 / LARGE as u64,
+    );
+    row.takes_at_most(
+        &format!("{mebibytes} MiB: restart to first delivery ms"),
+        took.as_secs_f64() * 1e3,
+        5_000.0,
+    );
+    first.ack().await.unwrap();
+    queue.close().await.unwrap();
+}
+
+fn large() -> Subject {
+    let mailbox: Mailbox = "large".parse().unwrap();
+    mailbox.lane(Lane::Messages)
+}
+
+/// Room for a gibibyte in one mailbox.
+fn roomy() -> QueueLimits {
+    QueueLimits { mailbox_bytes: 2 << 30, bytes: 2 << 30, ..QueueLimits::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a process that r1 starts, and that kills itself"]
+async fn the_child_that_fills() {
+    let task = std::env::var(FILL).unwrap();
+    let (folder, mebibytes) = task.split_once(' ').unwrap();
+    let queue = EmbeddedQueue::open(&PathBuf::from(folder).join("queue"), roomy()).await.unwrap();
+    let count = (mebibytes.parse::<usize>().unwrap() << 20) / LARGE;
+    let mut stores = tokio::task::JoinSet::new();
+    for _ in 0..count {
+        if stores.len() == 64 {
+            stores.join_next().await.unwrap().unwrap();
+        }
+        let queue = queue.clone();
+        stores.spawn(async move { queue.publish(message(&large(), &[7; LARGE])).await.map(|_| ()).unwrap() });
+    }
+    while let Some(stored) = stores.join_next().await {
+        stored.unwrap();
+    }
+    println!("\nfull");
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+}
+
 fn start(folder: &Path, resume: &str, stop: bool) -> Child {
     let task = format!("{} {resume} {}", folder.display(), if stop { "stop" } else { "go" });
     Command::new(std::env::current_exe().unwrap())

@@ -171,6 +171,10 @@ pub(crate) struct Depot {
     last_number: u64,
     count: u64,
     bytes: u64,
+    /// What the file holds by its last commit, and the most it has held: pages for so much are in it already,
+    /// also when the disk has none left.
+    held: u64,
+    held_most: u64,
     window: Window,
     subscribers: HashMap<u64, Subscriber, RandomState>,
     leases: HashMap<u64, Lease, RandomState>,
@@ -213,6 +217,8 @@ impl Depot {
             last_number: 0,
             count: 0,
             bytes: 0,
+            held: 0,
+            held_most: 0,
             window: Window::default(),
             subscribers: HashMap::default(),
             leases: HashMap::default(),
@@ -315,6 +321,7 @@ impl Depot {
             self.load_entry(place, entry, bytes.len() as u64);
             true
         })?;
+        (self.held, self.held_most) = (self.bytes, self.bytes);
         let next = self.next_sequence;
         let mut empty = Vec::new();
         for (number, mailbox) in &mut self.mailboxes {
@@ -541,10 +548,18 @@ impl Depot {
                 tell(reply, Ok(Stored { durability: Durability::Disk, is_duplicate: false }));
             }
         }
+        self.holds(self.bytes);
+    }
+
+    fn holds(&mut self, bytes: u64) {
+        self.held = bytes;
+        self.held_most = self.held_most.max(bytes);
     }
 
     /// Nothing of the batch is in the file, or must not stay there.
     fn undo(&mut self, batch: Batch, error: &QueueError) {
+        // Whatever was the matter: only the disk itself is believed from here on.
+        self.held_most = self.held;
         for arrival in batch.arrivals {
             let bytes = arrival.bytes.len() as u64;
             if let Some(mailbox) = self.mailboxes.get_mut(&arrival.place.mailbox) {
@@ -712,9 +727,10 @@ impl Depot {
         }
         let medium = &self.medium;
         let available = *batch.available.get_or_insert_with(|| medium.available().unwrap_or(u64::MAX));
+        let unused = self.held_most.saturating_sub(self.held);
         // Each page is written beside its old self, and removing needs some as well.
         let needed = 2 * (self.edits.len() as u64 + more) + limits.spare_bytes;
-        if available < needed {
+        if available.saturating_add(unused) < needed {
             return Err(QueueError::StorageFull);
         }
         let place = Place { mailbox: number, sequence: self.next_sequence };
