@@ -9,7 +9,7 @@ use onward::ok2cry::cache::{
     Asker, CacheCall, CacheHost, CacheLimits, CacheOutcome, CachePast, MemoryLog, Moment, NewDisposableKey,
     Owner, Quota,
 };
-use onward::ok2cry::{Direction, DisposableKeyId, KeyBody, Policy, Sealed, Terms, seal};
+use onward::ok2cry::{Direction, DisposableKeyId, KeyBody, Policy, Sealed, seal};
 use onward_keys::audit::{Event, Log, Tree};
 use onward_keys::{Backend, HpkeSuite, Keep, SignatureType, private};
 
@@ -53,16 +53,8 @@ impl Host {
 
     fn generate(&mut self, policy: Policy, ttl: u16) -> KeyBody {
         let new = NewDisposableKey {
-            policy,
-            direction: Direction::AnswerToMe,
             ttl: Some(ttl),
-            aud: "bank",
-            purpose: "card-pin",
-            binding: None,
-            parent: None,
-            schema: None,
-            exportable: false,
-            delegates: Vec::new(),
+            ..NewDisposableKey::new(policy, Direction::AnswerToMe, "bank", "card-pin")
         };
         match self.ask(&CacheCall::Generate(new)) {
             CacheOutcome::Made(made) => must(KeyBody::decode(&made.body)),
@@ -183,14 +175,7 @@ fn timed(host: &mut Host) -> f64 {
 }
 
 fn sealed_to(body: &KeyBody) -> Vec<u8> {
-    let terms = Terms {
-        policy: body.policy,
-        body_hash: body.hash(),
-        direction: body.direction,
-        sealer: None,
-        ctx: CTX,
-        schema: None,
-    };
+    let terms = body.terms(None, CTX);
     let ciphertext = must(seal(&terms, &body.public, None, PLAINTEXT, &mut random()));
     Sealed { policy: body.policy, key_id: body.key_id, ciphertext, signer: None }.encode()
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use onward_channels::identity::{Identity as History, Purpose};
-use onward_channels::ok2cry::cache::{KeyLife, MadeKey, NewDisposableKey, Owner};
+use onward_channels::ok2cry::cache::{KeyLife, MadeKey, NewDisposableKey};
 use onward_channels::ok2cry::{
     AttestedKey, Carrier, Demand, Direction, Event, ExchangeError, Expected, KeyBody, KeyObject, Opened,
     Policy, Received, Schema, Sealed, SealerTrust, Sealing, TrustMode, VerifiedKey,
@@ -164,16 +164,11 @@ impl Exchanges {
         let signer = self.signer().await?;
         let parent = wish.parent.map(KeyBody::encode);
         let new = NewDisposableKey {
-            policy: wish.policy,
-            direction: wish.direction,
             ttl: wish.ttl,
-            aud: wish.audience,
-            purpose: wish.purpose,
             binding: Some(wish.ctx),
             parent: parent.as_deref(),
             schema: wish.schema,
-            exportable: false,
-            delegates: Vec::<Owner>::new(),
+            ..NewDisposableKey::new(wish.policy, wish.direction, wish.audience, wish.purpose)
         };
         let made = self.cache.generate(new).await?;
         let body = KeyBody::decode(&made.body)?;

@@ -38,7 +38,7 @@ use self::records::Records;
 use self::wheel::Wheel;
 use super::{
     CHILD_MARGIN_SECONDS, DisposableKey, DisposableKeyId, ExchangeError, KeyBody, Policy, Sealed,
-    TTL_SECONDS_MAX, Terms, open, pem,
+    TTL_SECONDS_MAX, open, pem,
 };
 use crate::identity::IdPayload;
 use crate::random::SeededRandom;
@@ -350,14 +350,7 @@ impl Cache {
         if !fits {
             return Err(CacheRefusal::BadSealed);
         }
-        let terms = Terms {
-            policy: record.policy,
-            body_hash: hash(&live.body),
-            direction: body.direction,
-            sealer: signer.map(|payload| payload.identifier()),
-            ctx: *ctx,
-            schema: body.schema,
-        };
+        let terms = body.terms(signer.map(|payload| payload.identifier()), *ctx);
         let private = self.unwrap(record, live, &body)?;
         let ciphertext = &sealed.ciphertext;
         let opened = open(&terms, private.as_bytes(), ciphertext.enc.as_deref(), &ciphertext.ct);
@@ -650,30 +643,13 @@ mod tests {
         let mut cache = Cache::new(CacheLimits::default(), Keep::on_heap(), &[1; 32], 0).unwrap();
         let mut bodies = Vec::new();
         for seed in [2, 3] {
-            let new = NewDisposableKey {
-                policy: Policy::NoiseAnonymous,
-                direction: Direction::AnswerToMe,
-                ttl: Some(60),
-                aud: "bank",
-                purpose: "pin",
-                binding: None,
-                parent: None,
-                schema: None,
-                exportable: false,
-                delegates: Vec::new(),
-            };
+            let (policy, direction) = (Policy::NoiseAnonymous, Direction::AnswerToMe);
+            let new = NewDisposableKey::new(policy, direction, "bank", "pin");
             let made = cache.generate(NOW, &asker(), &new, &[seed; 32]).unwrap();
             bodies.push(KeyBody::decode(&made.body).unwrap());
         }
         let [first, second] = &bodies[..] else { panic!("two keys") };
-        let terms = Terms {
-            policy: first.policy,
-            body_hash: first.hash(),
-            direction: first.direction,
-            sealer: None,
-            ctx: [9; 32],
-            schema: None,
-        };
+        let terms = first.terms(None, [9; 32]);
         let Ciphertext { enc, ct } =
             seal(&terms, &first.public, None, b"1234", &mut SeededRandom::new(&[4; 32])).unwrap();
         let (policy, key_id) = (first.policy, first.key_id);

@@ -178,7 +178,24 @@ impl<'a> CacheRequest<'a> {
     }
 }
 
-impl NewDisposableKey<'_> {
+impl<'a> NewDisposableKey<'a> {
+    /// A key of which nothing else is asked: as long-lived as the cache has it, for any request, its maker's alone.
+    #[must_use]
+    pub fn new(policy: Policy, direction: Direction, aud: &'a str, purpose: &'a str) -> Self {
+        Self {
+            policy,
+            direction,
+            ttl: None,
+            aud,
+            purpose,
+            binding: None,
+            parent: None,
+            schema: None,
+            exportable: false,
+            delegates: Vec::new(),
+        }
+    }
+
     fn put(&self, e: &mut Encoder<&mut Vec<u8>>) -> Written {
         e.array(10)?.u16(self.policy.number())?.u8(self.direction.number())?;
         put_optional_number(e, self.ttl.map(u64::from))?;
