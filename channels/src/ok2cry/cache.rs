@@ -189,17 +189,14 @@ impl Cache {
         if !(1..=TTL_SECONDS_MAX).contains(&ttl) || parent.as_ref().is_some_and(outlives) {
             return Err(CacheRefusal::Policy);
         }
-        // Before anything is computed: a refused request must cost little.
-        self.admit(now, asker)?;
         let mut random = SeededRandom::new(seed);
         let [a, b, c, d, ..] = self.replica;
         let mut key_id: [u8; 16] = random.bytes();
         key_id[..4].copy_from_slice(&[a, b, c, d]);
-        let key = DisposableKey::generate(new.policy, &mut random).map_err(|_| CacheRefusal::Busy)?;
-        let body = KeyBody {
+        let mut body = KeyBody {
             policy: new.policy,
             key_id: DisposableKeyId::from_bytes(key_id),
-            public: key.public().to_vec(),
+            public: vec![0; new.policy.public_bytes()],
             direction: new.direction,
             iat,
             ttl,
@@ -209,6 +206,10 @@ impl Cache {
             parent: parent.map(|parent| parent.key_id),
             schema: new.schema,
         };
+        // Before any key is computed: a refused request must cost little.
+        self.admit(now, asker, key_bytes(&body.encode(), &new.delegates))?;
+        let key = DisposableKey::generate(new.policy, &mut random).map_err(|_| CacheRefusal::Busy)?;
+        body.public = key.public().to_vec();
         let expires = now.boot + Duration::from_secs(ttl.into());
         let (exportable, delegates) = (new.exportable, &new.delegates[..]);
         self.insert(now, asker, &body, expires, (exportable, delegates), key.private(), &mut random)
@@ -237,7 +238,7 @@ impl Cache {
         if !is_of_now || left.is_zero() || !is_ours || self.records.get(&body.key_id).is_some() {
             return Err(CacheRefusal::Policy);
         }
-        self.admit(now, asker)?;
+        self.admit(now, asker, key_bytes(&body.encode(), &[]))?;
         let opened = PUT_SUITE
             .open(Backend::best(), self.put_key.as_bytes(), enc, (&info, &[]), ct)
             .map_err(|_| CacheRefusal::BadSealed)?;
@@ -250,11 +251,12 @@ impl Cache {
         self.insert(now, asker, &body, expires, (false, &[]), key.private(), &mut SeededRandom::new(seed))
     }
 
-    /// Whether there may be one more key.
-    fn admit(&self, now: Moment, asker: &Asker) -> Result<(), CacheRefusal> {
+    /// Whether there may be one more key, which counts for `bytes`.
+    fn admit(&self, now: Moment, asker: &Asker, bytes: u64) -> Result<(), CacheRefusal> {
         let is_full = self.live >= self.limits.keys_max || self.records.len() >= self.limits.records_max;
-        let account = self.accounts.get(&asker.owner);
-        if is_full || account.is_some_and(|account| !account.has_room(now.boot, &asker.quota)) {
+        let none = Account::default();
+        let account = self.accounts.get(&asker.owner).unwrap_or(&none);
+        if is_full || !account.has_room(now.boot, &asker.quota, bytes) {
             return Err(CacheRefusal::Overload);
         }
         Ok(())
