@@ -30,7 +30,7 @@ pub use onward_node::{
 };
 #[cfg(feature = "ok2cry")]
 pub use onward_node::{
-    CacheAnswer, CacheClient, CacheError, Exchanges, KeyCache, KeyWish, LocalCache, OwnKey, ok2cry,
+    CacheAnswer, CacheClient, CacheError, Exchanges, KeyCache, KeyWish, LocalCache, OwnKey, Parent, ok2cry,
 };
 pub use onward_node::{
     Connection, LimitRow, Limits, Listener, ListenerInfo, Node, NodeBuilder, NodeError, NodeRoute,

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onward::queue::{Broker, EmbeddedQueue, PostLimits, QueueLimits};
+use onward::queue::conformance::{body, fresh_mailbox, message};
+use onward::queue::{Broker, EmbeddedQueue, Lane, PostLimits, QueueLimits, Subscription};
 use onward::{Address, AskError, ErrorCode, Limits, Node, Peer, Raw, RemoteQueue, Trust};
 
 /// How long anything may take that should happen at once.
@@ -137,6 +138,71 @@ async fn a_node_serves_its_queue_to_ends_that_have_no_open_port() {
         let answer: String = route.ask_within(&"hello".to_owned(), PATIENCE).await.unwrap();
         assert_eq!(answer, "HELLO");
     }
+}
+
+/// A relay that serves `broker` to others, and where it listens.
+async fn serving(broker: &Arc<EmbeddedQueue>) -> (Node, String) {
+    let relay = user("relay", "cards", broker).await;
+    relay.serve_queue("queue.cards", "cards").unwrap();
+    let listener = relay.listen_tcp("127.0.0.1:0").await.unwrap();
+    listener.expose("queue.cards").unwrap();
+    (relay, format!("{} => queue.cards", listener.name()))
+}
+
+/// Subscribes to a mailbox in which one message waits; `None` when that does not come.
+async fn subscribed(broker: &Arc<EmbeddedQueue>, remote: &RemoteQueue) -> Option<Subscription> {
+    let subject = fresh_mailbox().lane(Lane::Messages);
+    broker.publish(message(&subject, b"waiting")).await.unwrap();
+    let mut subscription = remote.subscribe(subject, 1).await.unwrap();
+    let first = tokio::time::timeout(Duration::from_secs(3), subscription.next()).await.ok()??;
+    first.ack().await.unwrap();
+    Some(subscription)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_takes_all_subscriptions_of_a_served_queue() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = queue(&folder.path().join("q")).await;
+    let (_relay, route) = serving(&broker).await;
+    let (greedy, modest) = (node("greedy").await, node("modest").await);
+    let remote = RemoteQueue::new(greedy.route(&route).unwrap());
+    let mut held = Vec::new();
+    for number in 0..512 {
+        held.push(subscribed(&broker, &remote).await.unwrap_or_else(|| panic!("{number} is refused")));
+    }
+    assert!(subscribed(&broker, &remote).await.is_none(), "one more than 512");
+    let other = RemoteQueue::new(modest.route(&route).unwrap());
+    assert!(subscribed(&broker, &other).await.is_some(), "nobody else's place is taken");
+    held.truncate(511);
+    let again = async { while subscribed(&broker, &remote).await.is_none() {} };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_subscriber_fetched_and_died_with_comes_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = queue(&folder.path().join("q")).await;
+    let (_relay, route) = serving(&broker).await;
+    let subject = fresh_mailbox().lane(Lane::Messages);
+    broker.publish(message(&subject, b"once")).await.unwrap();
+    // All of it stops without a word: nothing is extended, and nothing is left.
+    let dying = tokio::runtime::Runtime::new().unwrap();
+    let (from, there) = (route.clone(), subject.clone());
+    let fetching = dying.spawn(async move {
+        let node = node("dying").await;
+        let remote = RemoteQueue::new(node.route(&from).unwrap());
+        let mut subscription = remote.subscribe(there, 1).await.unwrap();
+        let first = subscription.next().await.unwrap();
+        (node, subscription, first.attempt(), first)
+    });
+    let (_node, _subscription, attempt, _first) = fetching.await.unwrap();
+    dying.shutdown_background();
+    assert_eq!(attempt, 1);
+    let heir = node("heir").await;
+    let remote = RemoteQueue::new(heir.route(&route).unwrap());
+    let mut subscription = remote.subscribe(subject, 1).await.unwrap();
+    let second = tokio::time::timeout(Duration::from_secs(90), subscription.next()).await.unwrap().unwrap();
+    assert_eq!((second.attempt(), body(&second)), (2, b"once".to_vec()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,6 +43,8 @@ pub use object::{
 pub use pem::PEM_BYTES;
 pub use policy::{Direction, Policy};
 pub use schema::Schema;
+#[cfg(feature = "ok2cry-schema")]
+pub use schema::{JsonSchema, SCHEMA_BYTES_MAX, SchemaError};
 #[cfg(feature = "ok2cry-json")]
 pub use schema::{canonical_json, schema_digest};
 #[cfg(feature = "ok2cry-json")]

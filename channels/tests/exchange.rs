@@ -12,5 +12,7 @@ mod composition;
 mod flows;
 #[path = "exchange/pem.rs"]
 mod pem;
+#[path = "exchange/pins.rs"]
+mod pins;
 #[path = "exchange/tokens.rs"]
 mod tokens;

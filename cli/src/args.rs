@@ -5,8 +5,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use onward::ok2cry::Policy as ExchangePolicy;
 use onward::queue::BrokerAddress;
 
 use crate::config::NodePlan;
@@ -72,6 +73,9 @@ pub(crate) enum Command {
     /// Show the cache of disposable keys in the key service
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Make a key for one exchange, seal to it, open with it, prove its end
+    #[command(subcommand, after_long_help = OK2CRY_EXAMPLES)]
+    Ok2cry(Ok2cryCommand),
     /// Check and show what was done with which key
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -502,6 +506,152 @@ pub(crate) enum CacheCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Ok2cryCommand {
+    /// Make a key that opens once; its private half stays in the key service
+    New(NewExchange),
+    /// Seal standard input, or a file, to a key that somebody made
+    Seal(SealExchange),
+    /// Open what was sealed to a key of one's own, and so end the key
+    Open(OpenExchange),
+    /// Show what a key, something sealed or evidence says, and what was checked
+    Inspect {
+        /// What `new`, `seal` or `proof --out` wrote (default: standard input)
+        file: Option<PathBuf>,
+    },
+    /// Check in the log what became of a key of one's own
+    Proof {
+        /// What `new` printed, or its id
+        which: String,
+        /// Write the evidence into a file
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        at: AtService,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NewExchange {
+    #[command(flatten)]
+    pub(crate) about: ExchangeAbout,
+    /// What it is for
+    #[arg(long, value_name = "TEXT", default_value = "exchange")]
+    pub(crate) purpose: String,
+    /// How long it lives, 1s to 15m (default: as the service has it)
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// With what is sealed: strong, noise, noise-anonymous or strong-pq
+    #[arg(long, value_name = "NAME", default_value = "strong", value_parser = parse_exchange_policy)]
+    pub(crate) policy: ExchangePolicy,
+    /// JSON schema that the content has to follow
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
+    /// Identity that signs it (default: a fresh one that ends with the command)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) identity: Option<String>,
+    /// Write the key into a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) at: AtService,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SealExchange {
+    /// What `onward ok2cry new` printed, in a file
+    pub(crate) object: PathBuf,
+    #[command(flatten)]
+    pub(crate) about: ExchangeAbout,
+    #[command(flatten)]
+    pub(crate) believed: Believed,
+    /// Seal the content of a file (default: standard input)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// JSON schema of the content, if the key names one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
+    /// Identity that signs it (default: a fresh one that ends with the command)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) identity: Option<String>,
+    /// Write what was sealed into a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OpenExchange {
+    #[command(flatten)]
+    pub(crate) believed: Believed,
+    /// What was sealed, in a file (default: standard input)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// JSON schema of the content, if the key names one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
+    /// Write the content into a file that only its owner may read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) at: AtService,
+}
+
+/// What both ends of an exchange must say alike.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ExchangeAbout {
+    /// The name that the API has for itself
+    #[arg(long, value_name = "NAME")]
+    pub(crate) audience: String,
+    /// The one request it is for: 'METHOD RESOURCE ID'
+    #[arg(long, value_name = "TEXT", value_parser = parse_exchange_request)]
+    pub(crate) request: Option<ExchangeRequest>,
+    /// Which way the secret goes: an answer to the key's maker, or a request to it
+    #[arg(long, value_enum, default_value_t, hide_short_help = true)]
+    pub(crate) direction: ExchangeDirection,
+}
+
+/// Whose signature counts.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Believed {
+    /// Believe this peer's signature (name, identifier or file)
+    #[arg(long, value_name = "PEER")]
+    pub(crate) trust: Vec<String>,
+    /// Believe whatever came along: whoever carried it may have put in its own
+    #[arg(long, conflicts_with = "trust")]
+    pub(crate) trust_any: bool,
+}
+
+/// Which way the secret of an exchange goes.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum ExchangeDirection {
+    #[default]
+    Answer,
+    Request,
+}
+
+/// What identifies the request that an exchange is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct ExchangeRequest {
+    pub(crate) method: String,
+    pub(crate) resource: String,
+    pub(crate) id: String,
+}
+
+fn parse_exchange_policy(name: &str) -> Result<ExchangePolicy, String> {
+    ExchangePolicy::parse(name).ok_or_else(|| {
+        let names = ExchangePolicy::ALL.map(ExchangePolicy::name).join(", ");
+        format!("there is no policy `{name}`; there are {names}")
+    })
+}
+
+fn parse_exchange_request(text: &str) -> Result<ExchangeRequest, String> {
+    let words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
+    match <[String; 3]>::try_from(words) {
+        Ok([method, resource, id]) => Ok(ExchangeRequest { method, resource, id }),
+        Err(_) => Err("give three words, such as 'GET /cards/7/pin 42'".to_owned()),
+    }
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum KeydPolicyCommand {
     /// Say whether a policy can be put in force
     Check {
@@ -622,6 +772,15 @@ const QUEUE_EXAMPLES: &str = "Examples:
     onward queue ls
   A service without an open port, which fetches from there:
     onward serve upper --upper --queue cards=tcp:127.0.0.1:4000 --listen queue:cards --trust-any";
+
+const OK2CRY_EXAMPLES: &str = "Examples:
+  Whoever wants to be answered in secret makes a key, here bound to one request:
+    onward ok2cry new --audience cards --request 'GET /pin 42' --identity app --out shown
+  Whoever answers seals to that key, and to nobody else's:
+    onward ok2cry seal shown --audience cards --request 'GET /pin 42' --trust app --out sealed
+  It opens once; then its end is proved:
+    onward ok2cry open --file sealed --trust bank
+    onward ok2cry proof shown";
 
 const SERVE_EXAMPLES: &str = "Examples:
   Answer in capitals, through secure channels only, on a port of its own:

@@ -8,6 +8,7 @@ pub(crate) mod key;
 pub(crate) mod keyd;
 mod message;
 mod node;
+mod ok2cry;
 mod peer;
 mod queue;
 mod reference;
@@ -35,6 +36,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Key(command) => key::run(&state()?, command, output).await,
         Command::Keyd(command) => keyd::run(&state()?, command, output).await,
         Command::Cache(command) => cache::run(&state()?, command, output).await,
+        Command::Ok2cry(command) => ok2cry::run(&state()?, command, output).await,
         Command::Audit(command) => audit::run(&state()?, command, output),
         Command::Doctor(at) => doctor::run(&state()?, &at, output).await,
         Command::Peer(command) => peer::run(&state()?, command, output),

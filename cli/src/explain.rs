@@ -75,6 +75,9 @@ pub(crate) enum Code {
     KeydMissing,
     Policy,
     Audit,
+    Exchange,
+    KeyGone,
+    Unproved,
     Overloaded,
     TooManyAsks,
     InputTooBig,
@@ -139,6 +142,9 @@ impl Code {
         Self::KeydMissing,
         Self::Policy,
         Self::Audit,
+        Self::Exchange,
+        Self::KeyGone,
+        Self::Unproved,
         Self::Overloaded,
         Self::TooManyAsks,
         Self::InputTooBig,
@@ -208,8 +214,8 @@ impl Code {
             Self::TrustMissing => entry(
                 "E0105",
                 Exit::Usage,
-                "add --trust PEER for each peer that may open channels, or --trust-any",
-                "A channel listener needs to know who may open channels with it. --trust takes a name from the list of peers, a file with an exported identity, or an identifier; --trust-any lets everybody in who proves any identity at all.",
+                "add --trust PEER for each peer that is to be believed, or --trust-any",
+                "A channel listener needs to know who may open channels with it, and whoever seals or opens needs to know whose signature counts. --trust takes a name from the list of peers, a file with an exported identity, or an identifier; --trust-any lets everybody in who proves any identity at all, and believes a disposable key for having come along.",
             ),
             Self::ConfigFile => entry(
                 "E0106",
@@ -257,7 +263,7 @@ impl Code {
                 "E0113",
                 Exit::Failed,
                 "check that there is space left where the output goes",
-                "Standard output cannot be written.",
+                "Standard output, or the file that was named for it, cannot be written.",
             ),
             Self::OutputClosed => entry(
                 "E0114",
@@ -457,6 +463,24 @@ impl Code {
                 "compare with a copy of audit.log and audit.heads that was made before",
                 "The record of the key service cannot be read, or a leaf or head does not fit: something was edited, dropped or moved. The cause names the first one that does not fit.",
             ),
+            Self::Exchange => entry(
+                "E0708",
+                Exit::NotAllowed,
+                "onward ok2cry inspect shows what a key or something sealed says",
+                "A disposable key, or what was sealed to one, was refused: nobody who is trusted signed it, its time is over, it is for another audience, request or direction, or the content does not follow the schema that the key names. What was sealed is verified before its key is used, so a forgery costs no key.",
+            ),
+            Self::KeyGone => entry(
+                "E0709",
+                Exit::Unavailable,
+                "have another key made: onward ok2cry new; what became of this one: onward ok2cry proof",
+                "There is no such disposable key for you: it was used, its time was over, the key service was locked or started again since, or it is somebody else's. A key opens once, and these are not told apart.",
+            ),
+            Self::Unproved => entry(
+                "E0710",
+                Exit::Failed,
+                "try again in a second; if it stays, compare the heads of the log that others have seen",
+                "The log of the key cache does not prove what it should: a head is not signed by the key that was noted when the disposable key was made, the log is not the one seen before, grown, or a leaf is not in it.",
+            ),
             Self::Overloaded => entry(
                 "E0801",
                 Exit::TryAgain,
@@ -473,7 +497,7 @@ impl Code {
                 "E0803",
                 Exit::Failed,
                 "split it; `onward limits` shows the largest payload",
-                "A message carries at most 1 MiB.",
+                "A message carries at most 1 MiB; what is sealed to a disposable key has at most 1 MiB, or 65,535 bytes in the Noise policies.",
             ),
             Self::Internal => entry(
                 "E0901",

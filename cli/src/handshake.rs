@@ -97,7 +97,8 @@ fn introduction(path: &Path) -> Result<Introduction, CliError> {
     Introduction::from_bytes(&bytes).map_err(|error| none().because(error))
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
+/// The bytes that a text of hexadecimal digits stands for.
+pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if !rest.is_empty() {

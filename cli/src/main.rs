@@ -4,6 +4,7 @@
 //! uses the library's public interface only, and takes no secret as an argument.
 
 mod args;
+mod armour;
 mod client;
 mod commands;
 mod config;
@@ -12,7 +13,9 @@ mod demo;
 mod error;
 mod explain;
 mod handshake;
+mod input;
 mod output;
+mod own_keys;
 mod passphrase;
 mod program;
 mod queues;

@@ -4,6 +4,8 @@
 //! $ONWARD_HOME/            0700
 //!   routes.toml            the route book: name = "route"
 //!   peers.toml             known peers: name = "identifier"
+//!   heads.toml             newest heads seen of the logs of key caches: signer = "log size time root"
+//!   exchanges/ID           what the maker of a disposable key keeps of it, which is no secret
 //!   identities/NAME/       keys of one identity, its `public` history, and the histories of peers it has seen
 //!   identities/NAME/service   the directory of the key service that has its keys, if one has
 //!   nodes/NAME/lock        held as long as the node runs; says its process id
@@ -39,7 +41,7 @@ pub(crate) struct NodeLock {
     _file: File,
 }
 
-/// Names with a text each, kept in a TOML file: the route book and the list of peers.
+/// Names with a text each, kept in a TOML file: the route book, the list of peers, the heads of logs.
 #[derive(Debug)]
 pub(crate) struct Book {
     path: PathBuf,
@@ -74,6 +76,18 @@ impl State {
     /// The list of peers.
     pub(crate) fn peers(&self) -> Book {
         self.book("peers")
+    }
+
+    /// The newest heads seen of the logs of key caches, by the public keys that sign them.
+    pub(crate) fn heads(&self) -> Book {
+        self.book("heads")
+    }
+
+    /// The directory of the records of disposable keys, made if need be.
+    pub(crate) fn exchanges_dir(&self) -> Result<PathBuf, CliError> {
+        let path = self.home.join("exchanges");
+        private_dir(&path)?;
+        Ok(path)
     }
 
     /// The directory of an identity, made if need be.

@@ -294,6 +294,91 @@ mod tests {
         }
     }
 
+    /// A vector of the CFRG, bytes in hexadecimal; of a mode or a KDF that is not ours, what its KEM did.
+    #[derive(serde::Deserialize)]
+    #[allow(non_snake_case)] // as the file has it
+    struct Vector {
+        mode: u8,
+        kem_id: u16,
+        kdf_id: u16,
+        aead_id: u16,
+        info: String,
+        skRm: String,
+        skEm: String,
+        pkRm: String,
+        enc: String,
+        shared_secret: String,
+        key_schedule_context: String,
+        secret: String,
+        key: String,
+        base_nonce: String,
+        pt: String,
+        /// Message N has the additional data `Count-N`.
+        #[serde(default)]
+        ct: Vec<String>,
+    }
+
+    /// Of the set of the CFRG those without a sender's key, with P-256 and AES-256-GCM. The file is cut from the one in the
+    /// tests of pyhpke 0.6.5, whose entry for RFC 9180 A.3.1 is the one above.
+    #[test]
+    fn p256_and_aes_256_gcm_agree_with_the_vectors_of_the_cfrg() {
+        let text = include_str!("../tests/data/hpke_cfrg.json");
+        let vectors: Vec<Vector> = serde_json::from_str(text).unwrap();
+        let suite = HpkeSuite::P256Aes256Gcm;
+        for &backend in Backend::available() {
+            let (mut agreements, mut messages) = (0, 0);
+            for vector in &vectors {
+                assert_eq!((vector.kem_id, vector.aead_id), (0x10, 2));
+                let (private, public) = (array(&vector.skRm), bytes(&vector.pkRm));
+                assert_eq!(suite.public_key(backend, &private).unwrap(), public);
+                let mut ephemeral = vec![array(&vector.skEm)];
+                let (shared, enc) = dhkem::encapsulate(backend, &public, &mut Draws(&mut ephemeral)).unwrap();
+                assert_eq!(
+                    (hex::encode(&enc), hex::encode(shared.as_bytes())),
+                    (vector.enc.clone(), vector.shared_secret.clone())
+                );
+                let opened = dhkem::decapsulate(backend, &private, &enc).unwrap();
+                assert_eq!(opened.as_bytes(), shared.as_bytes());
+                agreements += 1;
+                if (vector.mode, vector.kdf_id) != (0, 1) {
+                    continue;
+                }
+                let info = bytes(&vector.info);
+                assert_eq!(hex::encode(context(suite.id(), &info)), vector.key_schedule_context);
+                assert_eq!(hex::encode(secret(suite.id(), &shared).as_bytes()), vector.secret);
+                let Schedule { key, base_nonce } = suite.schedule(&shared, &info);
+                assert_eq!(
+                    (hex::encode(*key), hex::encode(base_nonce)),
+                    (vector.key.clone(), vector.base_nonce.clone())
+                );
+                let (aead, plaintext) = (Aead::new(backend, suite.aead(), &key), bytes(&vector.pt));
+                for (count, expected) in vector.ct.iter().enumerate() {
+                    let mut nonce = base_nonce;
+                    let sequence = (count as u32).to_be_bytes();
+                    nonce[8..].iter_mut().zip(sequence).for_each(|(byte, other)| *byte ^= other);
+                    let (mut ct, aad) = (plaintext.clone(), format!("Count-{count}"));
+                    let tag = aead.seal_in_place(&nonce, aad.as_bytes(), &mut ct);
+                    assert_eq!(hex::encode([&ct[..], &tag].concat()), *expected, "{count}");
+                    messages += 1;
+                }
+                // The one message that is sealed here is the first.
+                let mut ephemeral = vec![array(&vector.skEm)];
+                let purpose = (&info[..], &b"Count-0"[..]);
+                let sealed =
+                    suite.seal(backend, &public, purpose, &plaintext, &mut Draws(&mut ephemeral)).unwrap();
+                assert_eq!(
+                    (hex::encode(&sealed.enc), hex::encode(&sealed.ct)),
+                    (vector.enc.clone(), vector.ct[0].clone())
+                );
+                assert_eq!(
+                    *suite.open(backend, &private, &sealed.enc, purpose, &sealed.ct).unwrap(),
+                    plaintext
+                );
+            }
+            assert_eq!((agreements, messages), (4, 257), "{backend:?}");
+        }
+    }
+
     fn bytes(text: &str) -> Vec<u8> {
         hex::decode(text).unwrap()
     }

@@ -27,8 +27,8 @@ pub use call::{Call, CallKind, NewKey, Request};
 pub(crate) use call::{key_id, new_key};
 pub use meta::{KeyMeta, KeyState, ServiceState};
 
-/// Bytes of CBOR in a frame, at most.
-pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Bytes of CBOR in a frame, at most: 1 MiB that was sealed to a disposable key, and what goes with it.
+pub const FRAME_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 
 /// Requests of one client that may wait for their answers.
 pub const IN_FLIGHT_MAX: usize = 64;
@@ -254,9 +254,10 @@ mod tests {
 
     #[test]
     fn a_frame_is_refused_by_its_length_before_it_comes() {
-        assert!(frame(&[0, 0x10, 0]).unwrap().is_none());
-        assert!(frame(&[0, 0x10, 0, 0]).unwrap().is_none());
-        assert!(matches!(frame(&[0, 0x10, 0, 1]), Err(Malformed::TooLong { .. })));
+        let length = |bytes: usize| (bytes as u32).to_be_bytes();
+        assert!(frame(&length(FRAME_BYTES_MAX)[..3]).unwrap().is_none());
+        assert!(frame(&length(FRAME_BYTES_MAX)).unwrap().is_none());
+        assert!(matches!(frame(&length(FRAME_BYTES_MAX + 1)), Err(Malformed::TooLong { .. })));
         assert_eq!(frame(&[0, 0, 0, 1, 9, 9]).unwrap(), Some((&[9][..], 5)));
     }
 

@@ -11,15 +11,15 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use onward_channels::ok2cry::DisposableKeyId;
 use onward_channels::ok2cry::cache::{
-    Asker, CacheCall, CacheHost, CacheLimits, CachePast, CacheRefusal, CacheReply, CacheReplyError,
-    CacheRequest, CacheStatus, KeyStat, MadeKey, MemoryLog, Moment, NewDisposableKey, OpenedBytes, Owner,
-    Quota, encode_answer,
+    Asker, CACHE_MESSAGE_BYTES_MAX, CacheCall, CacheHost, CacheLimits, CachePast, CacheRefusal, CacheReply,
+    CacheReplyError, CacheRequest, CacheStatus, KeyLife, KeyStat, MadeKey, MemoryLog, Moment,
+    NewDisposableKey, OpenedBytes, Owner, Quota, encode_answer,
 };
+use onward_channels::ok2cry::{DisposableKeyId, KeyBody, SEALED_BYTES_MAX};
 use onward_channels::strict::Malformed;
-use onward_keys::audit::{Evidence, Log};
-use onward_keys::service::{CACHE_BYTES_MAX, Call};
+use onward_keys::audit::{Evidence, Log, Watch};
+use onward_keys::service::Call;
 use onward_keys::{Keep, Kept, KeyError, KeyUsage, SignatureType, private};
 use rustix::time::ClockId;
 use zeroize::Zeroizing;
@@ -51,8 +51,12 @@ pub enum CacheError {
     /// What came is no answer to what was asked.
     #[error("the key cache's answer is malformed")]
     Malformed(#[source] Malformed),
-    /// More than a request can carry: at most [`CACHE_BYTES_MAX`] bytes.
-    #[error("{0} bytes are more than a request to the key cache can carry")]
+    /// The log does not prove what it should.
+    #[error("the life of a key is not proved")]
+    Unproved(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// More than can be asked: a request has at most [`CACHE_MESSAGE_BYTES_MAX`] bytes, what was sealed at most
+    /// [`SEALED_BYTES_MAX`].
+    #[error("{0} bytes are more than the key cache takes")]
     TooLong(usize),
     /// This process could not host a cache: no randomness, or its log failed.
     #[error("the key cache of this process failed")]
@@ -92,13 +96,17 @@ impl CacheClient {
     /// Opens what was sealed to a key, and ends the key (USE). Who sealed it was checked before.
     ///
     /// # Errors
-    /// [`CacheError::Refused`] with [`CacheRefusal::NotFound`] or [`CacheRefusal::BadSealed`].
+    /// [`CacheError::Refused`] with [`CacheRefusal::NotFound`] or [`CacheRefusal::BadSealed`]; [`CacheError::TooLong`] above
+    /// [`SEALED_BYTES_MAX`].
     pub async fn open(
         &self,
         key: DisposableKeyId,
         sealed: &[u8],
         ctx: &[u8; 32],
     ) -> Result<OpenedBytes, CacheError> {
+        if sealed.len() > SEALED_BYTES_MAX {
+            return Err(CacheError::TooLong(sealed.len()));
+        }
         self.ask(CacheCall::Use { key, sealed, ctx }, |reply| reply.opened()).await
     }
 
@@ -144,6 +152,18 @@ impl CacheClient {
         Evidence::decode(&proof).map_err(CacheError::Malformed)
     }
 
+    /// The life so far of the key `made`, as the cache's log proves it to `watch`, which then knows the newest head.
+    ///
+    /// # Errors
+    /// As [`CacheClient::proof`]; [`CacheError::Unproved`] when the evidence does not hold.
+    pub async fn life(&self, made: &MadeKey, watch: &mut Watch) -> Result<(KeyLife, Evidence), CacheError> {
+        let body = KeyBody::decode(&made.body).map_err(|error| CacheError::Unproved(error.into()))?;
+        let evidence = self.proof(body.key_id, watch.latest().map(|head| head.size)).await?;
+        let leaves = evidence.check(watch).map_err(|error| CacheError::Unproved(error.into()))?;
+        let life = KeyLife::of(&leaves, made).map_err(|error| CacheError::Unproved(error.into()))?;
+        Ok((life, evidence))
+    }
+
     /// What is publicly known of the cache.
     ///
     /// # Errors
@@ -159,6 +179,9 @@ impl CacheClient {
     ) -> Result<T, CacheError> {
         // The connection knows its requests by numbers of its own.
         let request = CacheRequest { id: 0, call }.encode();
+        if request.len() > CACHE_MESSAGE_BYTES_MAX {
+            return Err(CacheError::TooLong(request.len()));
+        }
         let answer = self.0.answer(request).await?;
         let reply = CacheReply::decode(&answer).map_err(CacheError::Malformed)?;
         read(&reply).map_err(|error| match error {
@@ -179,9 +202,6 @@ impl fmt::Debug for CacheClient {
 impl KeyCache for KeyClient {
     fn answer(&self, request: Vec<u8>) -> CacheAnswer<'_> {
         Box::pin(async move {
-            if request.len() > CACHE_BYTES_MAX {
-                return Err(CacheError::TooLong(request.len()));
-            }
             let copy = |answer: &[u8]| Zeroizing::new(answer.to_vec());
             let answered = self.ask(Call::Cache(&request), None, |reply| reply.cache().map(copy)).await;
             answered.map_err(CacheError::Service)
@@ -247,8 +267,10 @@ impl KeyCache for LocalCache {
     fn answer(&self, request: Vec<u8>) -> CacheAnswer<'_> {
         Box::pin(async move {
             let CacheRequest { id, call } = CacheRequest::decode(&request).map_err(CacheError::Malformed)?;
-            let (seed, now) = (seed()?, now());
+            let seed = seed()?;
             let mut cache = self.host.cache();
+            // Read once the turn has come: whoever waited must not be answered as of before.
+            let now = now();
             let answer = cache.handle(now, &self.asker, &call, &seed);
             self.host.write(&mut cache, now)?;
             drop(cache);
@@ -279,13 +301,13 @@ impl Host {
 async fn sweep(host: Weak<Host>) {
     loop {
         let Some(host) = host.upgrade() else { return };
-        let now = now();
-        let due = {
+        let (now, due) = {
             let mut cache = host.cache();
+            let now = now();
             let due = cache.tick(now);
             // Memory takes every leaf.
             let _ = host.write(&mut cache, now);
-            due
+            (now, due)
         };
         match due {
             // More is due than one turn does: others come first, then this goes on.
@@ -327,9 +349,8 @@ fn host_failed(what: &'static str) -> CacheError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use onward_channels::ok2cry::cache::{DisposableKeyState, KeyLife};
-    use onward_channels::ok2cry::{Direction, KeyBody, Policy, Sealed, seal};
-    use onward_keys::audit::Watch;
+    use onward_channels::ok2cry::cache::DisposableKeyState;
+    use onward_channels::ok2cry::{Direction, Policy, Sealed, seal};
     use onward_keys::{PublicKey, SignatureAlgorithm};
 
     const CTX: [u8; 32] = [7; 32];
@@ -365,16 +386,25 @@ mod tests {
         let signer = ours.status().await.unwrap().signer;
         let mut watch = Watch::new(PublicKey::new(SignatureAlgorithm::Ed25519, &signer).unwrap());
         // The next head comes within a second.
-        let evidence = loop {
-            match ours.proof(key, None).await {
-                Ok(evidence) if evidence.leaves.len() == 2 => break evidence,
+        let life = loop {
+            match ours.life(&made, &mut watch).await {
+                Ok((life, _)) if life.ended.is_some() => break life,
                 Ok(_) | Err(CacheError::Refused(CacheRefusal::Busy)) => tokio::time::sleep(SWEEP_EVERY).await,
                 Err(error) => panic!("{error}"),
             }
         };
-        let leaves = evidence.check(&mut watch).unwrap();
-        let life = KeyLife::of(&leaves, &made).unwrap();
         assert_eq!(life.ended.map(|(state, _)| state), Some(DisposableKeyState::Used));
+    }
+
+    #[tokio::test]
+    async fn what_is_longer_than_anything_sealed_is_refused_as_too_long() {
+        let local = LocalCache::start(CacheLimits::default(), Owner::of_user(1)).unwrap();
+        let client = CacheClient::new(local);
+        let (key, _) = sealed_to(&client.generate(new(60)).await.unwrap());
+        let longest = client.open(key, &vec![0; SEALED_BYTES_MAX], &CTX).await.unwrap_err();
+        assert_eq!(longest.refusal(), Some(CacheRefusal::BadSealed));
+        let longer = client.open(key, &vec![0; SEALED_BYTES_MAX + 1], &CTX).await.unwrap_err();
+        assert!(matches!(longer, CacheError::TooLong(bytes) if bytes == SEALED_BYTES_MAX + 1));
     }
 
     #[tokio::test]

@@ -49,10 +49,10 @@ pub enum NodeError {
     #[cfg(feature = "ok2cry")]
     #[error("key cache")]
     Cache(#[from] crate::cache::CacheError),
-    /// The log of a key cache does not prove what it should.
+    /// The log of a key cache shows no end of a key that should have ended.
     #[cfg(feature = "ok2cry")]
-    #[error("the life of a key is not proved")]
-    Evidence(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("no head of the log shows the key's end")]
+    NoEnd,
     /// There is no ticket by which a channel to this identity could be resumed. Another mode may open one.
     #[cfg(feature = "channels")]
     #[error("no ticket to resume a channel to {0}")]

@@ -62,7 +62,7 @@ pub use onward_keys::{
 
 pub use error::NodeError;
 #[cfg(feature = "ok2cry")]
-pub use exchange::{Exchanges, KeyWish, OwnKey};
+pub use exchange::{Exchanges, KeyWish, OwnKey, Parent};
 #[cfg(feature = "channels")]
 pub use introduction::Introduction;
 #[cfg(feature = "channels")]

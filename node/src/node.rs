@@ -594,6 +594,11 @@ impl Node {
     }
 
     #[cfg(feature = "ok2cry")]
+    pub(crate) fn shared_state(&self) -> Option<Arc<StateDir>> {
+        self.inner.state.clone()
+    }
+
+    #[cfg(feature = "ok2cry")]
     pub(crate) fn secure(&self) -> &Arc<Channels> {
         &self.inner.channels
     }

@@ -101,6 +101,21 @@ impl KeyObject {
         Ok(object)
     }
 
+    /// Who signed the key, if somebody did, and the signature held when the key was made.
+    ///
+    /// For whoever looks at an object. Whether it is the one who should have signed, [`KeyObject::verify`] says, and
+    /// nothing may be sealed on the strength of this.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Signer`], [`ExchangeError::Malformed`]: the signature, or what attests its key, does not hold.
+    pub fn signed_by(&self) -> Result<Option<Identifier>, ExchangeError> {
+        let Some(proof) = &self.extensions.signer else { return Ok(None) };
+        let (kind, known) = (SignatureType::Ok2cryKey, KnownHistories::default());
+        let body = |_: &Identifier| self.body.encode();
+        let peer = verify_signer(proof, kind, body, SealerTrust::Anybody, &known, self.body.iat)?;
+        Ok(Some(peer.identifier()))
+    }
+
     /// Verifies the key by the rules of `mode`, and gives to `report` what has to be logged.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use minicbor::encode::{self, Encode, Encoder, Write};
 use onward_keys::{Signature, hash};
 
 use super::{Ciphertext, Direction, ExchangeError, Policy, Terms};
-use crate::identity::{Identifier, PAYLOAD_BYTES_MAX};
+use crate::identity::{IdPayload, Identifier, PAYLOAD_BYTES_MAX};
 use crate::signed;
 use crate::strict;
 
@@ -280,6 +280,16 @@ pub struct SignerProof {
     pub signature: Signature,
     /// The signer's encoded `IdPayload`, at most 32 768 bytes.
     pub payload: Vec<u8>,
+}
+
+impl SignerProof {
+    /// Who it says signed. Nothing is verified.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Signer`] when the payload is none.
+    pub fn claims(&self) -> Result<Identifier, ExchangeError> {
+        Ok(IdPayload::decode(&self.payload)?.identifier())
+    }
 }
 
 impl<C> Encode<C> for SignerProof {

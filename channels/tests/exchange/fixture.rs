@@ -4,10 +4,12 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use onward_channels::identity::{Identity, KnownHistories, Params, Purpose, channel_payload};
+use onward_channels::identity::{
+    Identity, KnownHistories, Params, PresentedCredential, Purpose, channel_payload,
+};
 use onward_channels::ok2cry::{
     AttestedKey, Ciphertext, Demand, Direction, DisposableKey, DisposableKeyId, Event, ExchangeError,
-    Expected, KeyBody, KeyObject, Pins, Policy, Received, Sealed, SealerTrust, Sealing, TrustMode,
+    Expected, KeyBody, KeyObject, Pins, Policy, Received, Schema, Sealed, SealerTrust, Sealing, TrustMode,
     VerifiedKey, context, open,
 };
 use onward_keys::{KeyUsage, PublicHalf, SoftwareVault, Vault as _};
@@ -31,15 +33,22 @@ pub(crate) struct Person {
 
 impl Person {
     pub(crate) fn new() -> Self {
+        Self::presenting(|_| Vec::new())
+    }
+
+    /// Somebody who shows these credentials with each key.
+    pub(crate) fn presenting(credentials: impl FnOnce(&Identity) -> Vec<PresentedCredential>) -> Self {
         let vault = SoftwareVault::ephemeral();
         let identity = done(Identity::create(&vault, NOW, 1_000_000)).unwrap();
+        let credentials = credentials(&identity);
         let [signing, fixed] = [KeyUsage::Ok2crySigning, KeyUsage::Ok2cryStatic].map(|usage| {
             let key = done(vault.generate(usage)).unwrap();
             let public: PublicHalf = done(vault.public(key)).unwrap();
             let purpose = Purpose::new(usage).unwrap();
             let attest = identity.attest(&vault, purpose, public.as_bytes(), NOW, NOW + 86_400);
             let attestation = done(attest).unwrap();
-            let payload = channel_payload(&identity, &attestation, &[], &Params::default(), 0).unwrap();
+            let payload =
+                channel_payload(&identity, &attestation, &credentials, &Params::default(), 0).unwrap();
             AttestedKey::new(key, payload).unwrap()
         });
         Self { vault, signing, fixed }
@@ -96,11 +105,31 @@ impl Made {
         self.receive_for(ctx(), sealed, trust)
     }
 
+    /// As [`Made::receive`], of what has to follow a schema.
+    pub(crate) fn receive_by(
+        &self,
+        schema: &dyn Schema,
+        sealed: &Sealed,
+        trust: SealerTrust<'_>,
+    ) -> Result<Received, ExchangeError> {
+        self.receive_what(ctx(), sealed, trust, Some(schema))
+    }
+
     pub(crate) fn receive_for(
         &self,
         ctx: [u8; 32],
         sealed: &Sealed,
         trust: SealerTrust<'_>,
+    ) -> Result<Received, ExchangeError> {
+        self.receive_what(ctx, sealed, trust, None)
+    }
+
+    fn receive_what(
+        &self,
+        ctx: [u8; 32],
+        sealed: &Sealed,
+        trust: SealerTrust<'_>,
+        schema: Option<&dyn Schema>,
     ) -> Result<Received, ExchangeError> {
         let known = KnownHistories::default();
         let expected = Expected { body: &self.body, ctx, trust, now: NOW, known: &known };
@@ -108,7 +137,7 @@ impl Made {
         let terms = expected.verify(&sealed)?;
         let Ciphertext { enc, ct } = &sealed.ciphertext;
         let opened = open(&terms, self.key.private(), enc.as_deref(), ct)?;
-        expected.receive(&terms, opened, None)
+        expected.receive(&terms, opened, schema)
     }
 }
 

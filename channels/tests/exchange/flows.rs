@@ -123,6 +123,39 @@ fn a_plaintext_off_the_schema_is_refused_by_both_ends() {
     assert!(matches!(sealed(br#"{"pin":"4711"}"#, Some(&other)), Err(ExchangeError::Schema)));
     let sealed = sealed(br#"{"pin":"4711"}"#, Some(&schema)).unwrap();
     // The receiver, too, takes nothing that it did not validate.
-    let refused = made.receive(&sealed, SealerTrust::Identity(&api.pins()));
-    assert!(matches!(refused, Err(ExchangeError::Schema)));
+    let pins = api.pins();
+    let trust = SealerTrust::Identity(&pins);
+    assert!(matches!(made.receive(&sealed, trust), Err(ExchangeError::Schema)));
+    assert!(matches!(made.receive_by(&other, &sealed, trust), Err(ExchangeError::Schema)));
+    assert_eq!(*made.receive_by(&schema, &sealed, trust).unwrap().plaintext, *br#"{"pin":"4711"}"#);
+}
+
+/// Says that everything follows the schema.
+struct Careless(PinSchema);
+
+impl Schema for Careless {
+    fn digest(&self) -> [u8; 32] {
+        self.0.digest()
+    }
+
+    fn admits(&self, _: &[u8]) -> bool {
+        true
+    }
+}
+
+#[test]
+fn n5_2_what_a_careless_sealer_sealed_off_the_schema_is_not_handed_out() {
+    let (client, api) = (Person::new(), Person::new());
+    let mut random = Random(6);
+    let careless = Careless(PinSchema(json!({"required": ["pin"]})));
+    let (pins, trust) = (client.pins(), api.pins());
+    for policy in Policy::ALL {
+        let mut made = Made::answer(policy, &mut random);
+        made.body.schema = Some(careless.digest());
+        let verified = verify(&client.sign(&made.body), TrustMode::Identity(&pins)).unwrap();
+        let sealing = Sealing { schema: Some(&careless), ..api.sealing(policy) };
+        let sealed = seal(verified, br#"{"pin":"4711 "}"#, sealing, &mut random).unwrap();
+        let refused = made.receive_by(&careless.0, &sealed, SealerTrust::Identity(&trust));
+        assert!(matches!(refused, Err(ExchangeError::Schema)), "{policy}");
+    }
 }

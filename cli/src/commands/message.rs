@@ -1,6 +1,6 @@
 //! `onward send` and `onward ask`: one message along a route, in a channel or plain.
 
-use std::io::{IsTerminal as _, Read};
+use std::io::IsTerminal as _;
 use std::time::Instant;
 
 use onward::{AskError, Node, NodeRoute, Peer, Raw, Route};
@@ -10,11 +10,12 @@ use crate::args::Message;
 use crate::client;
 use crate::control::ControlClient;
 use crate::error::{CliError, Code};
+use crate::input;
 use crate::output::Output;
 use crate::state::State;
 
 /// Largest payload in bytes; a message carries no more.
-const PAYLOAD_BYTES_MAX: u64 = 1024 * 1024;
+const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// A route that is ready to be used, and what keeps it so.
 struct Ready {
@@ -178,34 +179,19 @@ fn split_last(route: &Route) -> Option<(Route, String)> {
 
 /// What is to be sent: the text, a file, or standard input.
 fn payload(message: &Message) -> Result<Raw, CliError> {
-    let unreadable =
-        |name: &str, error| CliError::new(Code::Input, format!("{name} cannot be read")).because(error);
     let bytes = match (&message.file, message.text.as_deref()) {
-        (Some(path), _) if path.as_os_str() != "-" => {
-            let name = path.display().to_string();
-            let file = std::fs::File::open(path).map_err(|error| unreadable(&name, error))?;
-            bounded(file).map_err(|error| unreadable(&name, error))?
+        (None, Some(text)) if text != "-" && text.len() > PAYLOAD_BYTES_MAX => {
+            let sentence = format!("the text has more than {PAYLOAD_BYTES_MAX} bytes");
+            return Err(CliError::new(Code::InputTooBig, sentence));
         }
         (None, Some(text)) if text != "-" => text.as_bytes().to_vec(),
         (None, None) if std::io::stdin().is_terminal() => {
             return Err(CliError::new(Code::Usage, "there is nothing to send")
                 .help("give a text, --file FILE, or `-` to type it and end with Ctrl-D"));
         }
-        _ => bounded(std::io::stdin().lock()).map_err(|error| unreadable("standard input", error))?,
+        (file, _) => input::read(file.as_deref(), PAYLOAD_BYTES_MAX)?.to_vec(),
     };
-    if bytes.len() as u64 > PAYLOAD_BYTES_MAX {
-        return Err(CliError::new(
-            Code::InputTooBig,
-            format!("there are more than {PAYLOAD_BYTES_MAX} bytes to send"),
-        ));
-    }
     Ok(Raw(bytes.into()))
-}
-
-fn bounded(input: impl Read) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    input.take(PAYLOAD_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn to_hex(bytes: &[u8]) -> String {

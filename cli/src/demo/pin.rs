@@ -17,7 +17,8 @@ use onward::ok2cry::{
     context, token_claim,
 };
 use onward::{
-    CacheClient, Exchanges, Failure, Identity, KeyWish, Listener, LocalCache, Node, NodeError, Raw, Serde,
+    CacheClient, Exchanges, Failure, Identifier, Identity, KeyWish, Listener, LocalCache, Node, NodeError,
+    Parent, Raw, Serde,
 };
 use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{Signature, SigningKey};
@@ -248,7 +249,13 @@ async fn play(mode: Mode, keys: Option<&KeyService>) -> Result<Scene, CliError> 
 
     let at_bank = serve_pin(&bank, mode, &login, (&secret, ctx, &customer)).await?;
     let at_maker = serve_delivery(&maker, company.pinned(), ctx).await?;
-    let at_company = carry(&company, (at_bank.name(), at_maker.name()), maker.pinned(), ctx).await?;
+    let at_company = carry(
+        &company,
+        (at_bank.name(), at_maker.name()),
+        (customer.identity.identifier(), maker.pinned()),
+        ctx,
+    )
+    .await?;
     let target: SocketAddr = at_company.local_address().parse().map_err(failed)?;
     let (network, record) = tap::start(target).await.map_err(failed)?;
 
@@ -360,7 +367,7 @@ async fn serve_delivery(maker: &Party, company: Pins, ctx: [u8; 32]) -> Result<L
 async fn carry(
     company: &Party,
     (bank, maker): (&str, &str),
-    made_by: Pins,
+    (customer, made_by): (Identifier, Pins),
     ctx: [u8; 32],
 ) -> Result<Listener, CliError> {
     let route = |text: String| company.node.route(&text).map_err(failed);
@@ -390,7 +397,7 @@ async fn carry(
 
             let child = KeyWish {
                 ttl: Some(LIVES.1),
-                parent: Some(&theirs.body),
+                parent: Some(Parent { body: &theirs.body, client: customer }),
                 ..KeyWish::answer(API, "delivery", ctx)
             };
             let child = party.exchanges.new_key(child).await?;

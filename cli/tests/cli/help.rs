@@ -59,6 +59,7 @@ fn every_command_has_one_screen_of_help_and_a_manual_page() {
     );
     has("keyd", &["start", "status", "unlock", "passphrase", "lock", "reload", "policy"]);
     has("cache", &["status"]);
+    has("ok2cry", &["new", "seal", "open", "inspect", "proof"]);
     has("audit", &["verify", "show"]);
     has("peer", &["add", "rm", "ls"]);
     has("queue", &["ls", "show", "new", "dead", "purge", "redeliver"]);
@@ -88,9 +89,15 @@ fn split(line: &str) -> Vec<String> {
 fn examples_in_help_are_understood() {
     let home = Home::new();
     let mut seen = 0;
-    for words in
-        [&["serve"][..], &["send"], &["ask"], &["node", "start"], &["route", "explain"], &["completion"]]
-    {
+    for words in [
+        &["serve"][..],
+        &["send"],
+        &["ask"],
+        &["node", "start"],
+        &["ok2cry"],
+        &["route", "explain"],
+        &["completion"],
+    ] {
         let help = home.run(&[words, &["--help"]].concat()).ok();
         for example in examples(&help) {
             let mut line: Vec<&str> = example.iter().map(String::as_str).collect();
@@ -102,7 +109,7 @@ fn examples_in_help_are_understood() {
             seen += 1;
         }
     }
-    assert!(seen >= 14, "{seen} examples");
+    assert!(seen >= 18, "{seen} examples");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Once;
 use crate::harness::{Done, Home, text};
 
 /// The service's program lies beside `onward`, but cargo builds it with another package.
-fn build_service() {
+pub(crate) fn build_service() {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
         let profile = Path::new(env!("CARGO_BIN_EXE_onward")).parent().unwrap();
@@ -22,13 +22,13 @@ fn build_service() {
 }
 
 /// A running service, which ends with the test.
-struct Service {
-    home: Home,
+pub(crate) struct Service {
+    pub(crate) home: Home,
     pid: u64,
 }
 
 impl Service {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         build_service();
         let home = Home::new();
         let done = home.run_with_input(&["keyd", "start", "--background", "-o", "json"], PASSPHRASE);
@@ -38,18 +38,18 @@ impl Service {
     }
 
     /// Runs a command that needs no passphrase.
-    fn run(&self, words: &[&str]) -> Done {
+    pub(crate) fn run(&self, words: &[&str]) -> Done {
         self.home.run(words)
     }
 
     /// Runs a command that asks for the passphrase.
-    fn operate(&self, words: &[&str]) -> serde_json::Value {
+    pub(crate) fn operate(&self, words: &[&str]) -> serde_json::Value {
         let done = self.home.run_with_input(&[words, &["-o", "json"]].concat(), PASSPHRASE);
         assert_eq!(done.code, 0, "{words:?} {done:?}");
         serde_json::from_str(&done.stdout).unwrap()
     }
 
-    fn json(&self, words: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, words: &[&str]) -> serde_json::Value {
         let done = self.run(&[words, &["-o", "json"]].concat());
         assert_eq!(done.code, 0, "{words:?} {done:?}");
         serde_json::from_str(&done.stdout).unwrap()

@@ -9,6 +9,7 @@ mod harness;
 mod help;
 mod keyd;
 mod node;
+mod ok2cry;
 mod output;
 mod queue;
 mod serve;

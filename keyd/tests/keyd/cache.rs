@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use onward_channels::identity::PAYLOAD_BYTES_MAX;
 use onward_channels::ok2cry::cache::{
     CacheCall, CacheRefusal, KeyLife, MadeKey, NewDisposableKey, OpenedBytes, seal_private,
 };
-use onward_channels::ok2cry::{Direction, DisposableKey, DisposableKeyId, KeyBody, Policy, Sealed, seal};
+use onward_channels::ok2cry::{
+    Direction, DisposableKey, DisposableKeyId, KeyBody, Policy, Sealed, SignerProof, seal,
+};
 use onward_keys::audit::{Event, Evidence, Tree, Watch, verify};
 use onward_keys::service::{Call, Refusal};
-use onward_keys::{PublicKey, SignatureAlgorithm};
+use onward_keys::{PublicKey, Signature, SignatureAlgorithm};
 use onward_trials::{Row, size};
 use rustix::process::Signal;
 
@@ -79,13 +82,19 @@ fn whom_no_rule_lets_in_gets_nothing_and_a_locked_cache_has_nothing() {
 }
 
 #[test]
-fn what_was_sealed_may_be_almost_as_long_as_a_frame() {
+fn all_that_a_policy_carries_opens_here_too() {
     let daemon = Daemon::start(POLICY);
     let mut client = daemon.client();
     let made = make(&mut client, NewDisposableKey { policy: Policy::Strong, ..plain() });
-    let long = vec![7; 900 * 1024];
-    let (key, sealed) = sealed_to(&made, &long);
-    assert_eq!(open(&mut client, key, &sealed).unwrap().plaintext[..], long);
+    let longest = vec![7; Policy::Strong.ciphertext_bytes_max() - 16];
+    let (key, sealed) = sealed_to(&made, &longest);
+    // The longest payload of a signer goes into a request, too, whoever that is.
+    let signature = Signature { algorithm: SignatureAlgorithm::Ed25519, bytes: vec![1; 64] };
+    let signer = Some(SignerProof { signature, payload: vec![2; PAYLOAD_BYTES_MAX] });
+    let signed = Sealed { signer, ..Sealed::decode(&sealed).unwrap() }.encode();
+    assert!(signed.len() > (1 << 20) + PAYLOAD_BYTES_MAX);
+    assert_eq!(open(&mut client, key, &signed).unwrap_err(), CacheRefusal::BadSealed);
+    assert_eq!(open(&mut client, key, &sealed).unwrap().plaintext[..], longest);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use onward_transports::queue::{
 use onward_workers::AskError;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{interval, sleep};
+use tokio::time::{Instant, interval_at, sleep};
 
 use super::wire::{QueueAnswer, QueueRequest, durability_of, error_of, verdict_code};
 use super::{FETCH, LEASE};
@@ -109,7 +109,7 @@ impl Shared {
     }
 
     async fn run(self: Arc<Self>, subject: Subject, to: mpsc::Sender<Delivery>, broker: Weak<dyn Settle>) {
-        let mut due = interval(LEASE / 3);
+        let mut due = interval_at(Instant::now() + LEASE / 3, LEASE / 3);
         let fetching = self.fetch(&subject, &to, &broker);
         let extending = async {
             loop {

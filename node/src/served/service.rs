@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use onward_routing::FlowId;
 use onward_transports::queue::{Broker, Delivery, Mid, Publish, QueueError, Subject, Subscription, Verdict};
 use onward_workers::{Context, Failure, NoReply, Worker};
 use tokio::sync::Semaphore;
@@ -20,6 +21,8 @@ use super::{ABANDONED, FETCH, FETCH_BYTES, LEASE};
 const REQUESTS_MAX: usize = 1024;
 /// Subscriptions at once; one more is refused.
 const SUBSCRIPTIONS_MAX: usize = 4096;
+/// Of them, what comes by one connection or channel, so that nobody takes the places of all others.
+const SUBSCRIPTIONS_FLOW_MAX: usize = 512;
 /// Deliveries of one subscription that are not settled yet.
 const PREFETCH: usize = 256;
 /// How often leases are looked at.
@@ -38,6 +41,7 @@ struct Shared {
 
 /// A subscription of somebody else's.
 struct Served {
+    flow: FlowId,
     subject: Subject,
     /// None while a fetch waits for it.
     subscription: Option<Fetching>,
@@ -81,9 +85,10 @@ impl Worker for QueueService {
         };
         let (shared, router, back) =
             (Arc::clone(&self.shared), Arc::clone(context.router()), context.return_route());
+        let flow = context.flow();
         tokio::spawn(async move {
             let subscription = request.subscription();
-            let answer = shared.answer(request).await;
+            let answer = shared.answer(flow, request).await;
             drop(permit);
             if back.is_empty() {
                 return;
@@ -103,7 +108,7 @@ impl Shared {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(&self, request: QueueRequest) -> QueueAnswer {
+    async fn answer(&self, flow: FlowId, request: QueueRequest) -> QueueAnswer {
         let answer = match request {
             QueueRequest::Publish { subject, mid, ttl_ms, bytes } => {
                 let Ok(subject) = subject.parse() else { return refused(&QueueError::Closed) };
@@ -116,7 +121,7 @@ impl Shared {
             }
             QueueRequest::Fetch { subscription, subject, most } => {
                 let Ok(subject) = subject.parse() else { return refused(&QueueError::Closed) };
-                self.fetch(subscription.into(), subject, most).await
+                self.fetch(flow, subscription.into(), subject, most).await
             }
             QueueRequest::Settle { subscription, tag, verdict, argument } => {
                 let Some(verdict) = verdict_of(verdict, argument) else { return QueueAnswer::Done };
@@ -132,10 +137,18 @@ impl Shared {
         answer.unwrap_or_else(|error| refused(&error))
     }
 
-    async fn fetch(&self, id: [u8; 16], subject: Subject, most: u16) -> Result<QueueAnswer, QueueError> {
+    async fn fetch(
+        &self,
+        flow: FlowId,
+        id: [u8; 16],
+        subject: Subject,
+        most: u16,
+    ) -> Result<QueueAnswer, QueueError> {
         let waiting = {
             let mut served = self.served();
-            let is_full = served.len() >= SUBSCRIPTIONS_MAX;
+            let is_full = served.len() >= SUBSCRIPTIONS_MAX
+                || !served.contains_key(&id)
+                    && served.values().filter(|entry| entry.flow == flow).count() >= SUBSCRIPTIONS_FLOW_MAX;
             match served.get_mut(&id) {
                 Some(entry) if entry.subject == subject => {
                     entry.heard = Instant::now();
@@ -149,11 +162,12 @@ impl Shared {
                 None if is_full => {
                     return Err(QueueError::QuotaExceeded {
                         quota: "subscriptions",
-                        limit: SUBSCRIPTIONS_MAX as u64,
+                        limit: SUBSCRIPTIONS_FLOW_MAX as u64,
                     });
                 }
                 None => {
                     let entry = Served {
+                        flow,
                         subject: subject.clone(),
                         subscription: None,
                         leased: HashMap::new(),
@@ -226,22 +240,23 @@ impl Shared {
     }
 
     async fn settle(&self, id: [u8; 16], tag: u64, verdict: Verdict) -> Result<(), QueueError> {
-        let lease = self.served().get_mut(&id).and_then(|entry| entry.leased.remove(&tag));
-        let Lease { delivery, .. } = lease.ok_or(QueueError::Closed)?;
-        match verdict {
-            Verdict::Ack => delivery.ack().await,
-            Verdict::Nak(pause) => delivery.nak(pause).await,
-            Verdict::Term(reason) => delivery.term(reason).await,
-            Verdict::Extend => {
-                let extended = delivery.extend().await;
-                let until = Instant::now() + LEASE;
-                // Left meanwhile, it goes back.
-                if let Some(entry) = self.served().get_mut(&id) {
-                    entry.leased.insert(tag, Lease { delivery, until });
+        let settled = {
+            let mut served = self.served();
+            let leased = served.get_mut(&id).map(|entry| &mut entry.leased).ok_or(QueueError::Closed)?;
+            let mut take = || leased.remove(&tag).map(|lease| lease.delivery).ok_or(QueueError::Closed);
+            match verdict {
+                Verdict::Ack => take()?.ack(),
+                Verdict::Nak(pause) => take()?.nak(pause),
+                Verdict::Term(reason) => take()?.term(reason),
+                // It stays where it is: whoever extends it may settle it in the same moment.
+                Verdict::Extend => {
+                    let lease = leased.get_mut(&tag).ok_or(QueueError::Closed)?;
+                    lease.until = Instant::now() + LEASE;
+                    lease.delivery.extend()
                 }
-                extended
             }
-        }
+        };
+        settled.await
     }
 
     /// Gives back what nobody has settled in time, and ends subscriptions that nobody fetches from.

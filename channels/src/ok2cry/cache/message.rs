@@ -11,6 +11,7 @@ use minicbor::decode::{self, Decoder};
 use minicbor::encode::{self, Encoder};
 use onward_keys::audit::EVIDENCE_BYTES_MAX;
 use onward_keys::message;
+use onward_keys::service::CACHE_BYTES_MAX;
 use zeroize::Zeroizing;
 
 use super::super::{
@@ -22,6 +23,9 @@ use crate::strict::{self, Malformed};
 
 /// Bytes of a request or an answer, at most: the longest sealed message with room for the rest.
 pub const CACHE_MESSAGE_BYTES_MAX: usize = SEALED_BYTES_MAX + 256;
+
+// The cache in the key service takes what the one in a process takes.
+const _: () = assert!(CACHE_MESSAGE_BYTES_MAX <= CACHE_BYTES_MAX);
 
 /// How many others the owner of a key may name that may use it as well.
 pub const DELEGATES_MAX: usize = 16;
@@ -209,33 +213,37 @@ impl<'a> NewDisposableKey<'a> {
 }
 
 fn call<'b>(number: u8, d: &mut Decoder<'b>) -> Result<CacheCall<'b>, decode::Error> {
-    let arguments = match number {
-        1 => 10,
-        2 | 4 => 3,
-        7 => 2,
-        3 | 5 | 6 => 1,
-        8 => 0,
-        _ => return Err(strict::refuse(d, "unknown operation")),
-    };
-    strict::array(d, arguments)?;
-    Ok(match number {
-        1 => CacheCall::Generate(new_key(d)?),
-        2 => CacheCall::Use {
-            key: key_id(d)?,
-            sealed: strict::bytes(d, SEALED_BYTES_MAX)?,
-            ctx: d.bytes()?.try_into().map_err(|_| strict::refuse(d, "byte string of another length"))?,
-        },
-        3 => CacheCall::Take(key_id(d)?),
-        4 => CacheCall::Put {
-            body: strict::bytes(d, BODY_BYTES_MAX)?,
-            enc: strict::bytes(d, PUT_BYTES_MAX)?,
-            ct: strict::bytes(d, PUT_BYTES_MAX)?,
-        },
-        5 => CacheCall::Destroy(key_id(d)?),
-        6 => CacheCall::Stat(key_id(d)?),
-        7 => CacheCall::Proof { key: key_id(d)?, since: strict::optional(d, Decoder::u64)? },
-        _ => CacheCall::Status,
-    })
+    match number {
+        1 => {
+            strict::array(d, 10)?;
+            Ok(CacheCall::Generate(new_key(d)?))
+        }
+        2 => {
+            strict::array(d, 3)?;
+            let (key, sealed) = (key_id(d)?, strict::bytes(d, SEALED_BYTES_MAX)?);
+            let ctx = d.bytes()?.try_into();
+            let ctx = ctx.map_err(|_| strict::refuse(d, "byte string of another length"))?;
+            Ok(CacheCall::Use { key, sealed, ctx })
+        }
+        3 => Ok(CacheCall::Take(only_key_id(d)?)),
+        4 => {
+            strict::array(d, 3)?;
+            let body = strict::bytes(d, BODY_BYTES_MAX)?;
+            let (enc, ct) = (strict::bytes(d, PUT_BYTES_MAX)?, strict::bytes(d, PUT_BYTES_MAX)?);
+            Ok(CacheCall::Put { body, enc, ct })
+        }
+        5 => Ok(CacheCall::Destroy(only_key_id(d)?)),
+        6 => Ok(CacheCall::Stat(only_key_id(d)?)),
+        7 => {
+            strict::array(d, 2)?;
+            Ok(CacheCall::Proof { key: key_id(d)?, since: strict::optional(d, Decoder::u64)? })
+        }
+        8 => {
+            strict::array(d, 0)?;
+            Ok(CacheCall::Status)
+        }
+        _ => Err(strict::refuse(d, "unknown operation")),
+    }
 }
 
 fn new_key<'b>(d: &mut Decoder<'b>) -> Result<NewDisposableKey<'b>, decode::Error> {
@@ -267,6 +275,11 @@ fn new_key<'b>(d: &mut Decoder<'b>) -> Result<NewDisposableKey<'b>, decode::Erro
         exportable,
         delegates,
     })
+}
+
+fn only_key_id(d: &mut Decoder<'_>) -> Result<DisposableKeyId, decode::Error> {
+    strict::array(d, 1)?;
+    key_id(d)
 }
 
 fn key_id(d: &mut Decoder<'_>) -> Result<DisposableKeyId, decode::Error> {
@@ -433,7 +446,8 @@ fn content_bytes(answer: &Result<CacheOutcome, CacheRefusal>) -> usize {
         Ok(CacheOutcome::Opened(opened)) => opened.plaintext.len(),
         Ok(CacheOutcome::Stat(KeyStat { body, .. })) => body.as_ref().map_or(0, Vec::len),
         Ok(CacheOutcome::Proof(evidence)) => evidence.len(),
-        _ => 0,
+        Ok(CacheOutcome::Status(CacheStatus { put_key, .. })) => put_key.len(),
+        Ok(CacheOutcome::Private(_) | CacheOutcome::Ended(_)) | Err(_) => 0,
     }
 }
 

@@ -130,6 +130,7 @@ const INTEGER_MAX: u64 = 1 << 53;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64ct::{Base64UrlUnpadded, Encoding as _};
 
     /// RFC 8785 appendix B, all that are numbers.
     #[test]
@@ -169,6 +170,20 @@ mod tests {
     fn an_integer_that_a_double_cannot_hold_has_no_form() {
         assert_eq!(canonical_json(&9_007_199_254_740_992u64.into()).as_deref(), Some("9007199254740992"));
         assert_eq!(canonical_json(&9_007_199_254_740_993u64.into()), None);
+    }
+
+    /// RFC 7638 §3.1: a thumbprint is this digest of the members that a key needs.
+    #[test]
+    fn a_thumbprint_agrees_with_rfc_7638_section_3_1() {
+        let modulus = concat!(
+            "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWK",
+            "RXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMic",
+            "AtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3",
+            "XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw",
+        );
+        let key = serde_json::json!({ "n": modulus, "kty": "RSA", "e": "AQAB" });
+        let thumbprint = Base64UrlUnpadded::encode_string(&schema_digest(&key).unwrap());
+        assert_eq!(thumbprint, "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
     }
 
     #[test]
