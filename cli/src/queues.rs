@@ -302,6 +302,7 @@ pub(crate) async fn connect(name: &str, address: &BrokerAddress) -> Result<Arc<d
             QueueError::InUse(_) => "stop the node that has this spool, or name another folder",
             QueueError::Credentials(_) => "write USER:PASSWORD into the file that ?credentials= names, and certificates into that of ?ca=",
             QueueError::Refused(_) => "check the credentials, and that the broker allows queues",
+            QueueError::NotBuilt("kafka") => "build the command with it: cargo build -p onward-cli --features kafka",
             _ => "check that the broker runs and can be reached",
         };
         CliError::new(Code::Queue, format!("queue `{name}` at {address} cannot be used"))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use onward_routing::Rng;
+use onward_transports::fuzzing::beside;
 use onward_transports::queue::conformance::{Change, MemoryMedium, after_power_cut, apply, body, message};
 use onward_transports::queue::{
     Broker as _, DeadLetter, EmbeddedQueue, Lane, Mailbox, QueueLimits, QueueMessage, Reason, Subject,
@@ -216,6 +217,15 @@ fn mailbox() -> Mailbox {
 
 fn subject() -> Subject {
     mailbox().lane(Lane::Messages)
+}
+
+/// What a broker carries beside a message: what is understood has one encoding.
+pub fn f13_broker_head(data: &[u8]) -> bool {
+    let understood = beside(&Bytes::copy_from_slice(data));
+    for again in understood.iter().flatten() {
+        assert_eq!(again, data);
+    }
+    understood.iter().any(Option::is_some)
 }
 
 /// What a broker hands out, and the names it stores under: what is accepted has one encoding.

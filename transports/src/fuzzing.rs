@@ -1,5 +1,5 @@
-//! The entries for fuzzing what is received: by a stream connection any bytes, in any pieces, and by a UDP
-//! socket any datagrams.
+//! The entries for fuzzing what is received: by a stream connection any bytes, in any pieces, by a UDP
+//! socket any datagrams, and from a broker anything beside a message.
 
 use std::io;
 use std::pin::Pin;
@@ -16,6 +16,17 @@ use crate::stream::{carry, greet};
 
 #[cfg(feature = "udp")]
 pub use crate::udp::datagrams;
+
+/// Reads what a broker carries beside a message, in both ways that it is written, and writes again what was understood.
+#[cfg(feature = "queue")]
+#[must_use]
+pub fn beside(bytes: &bytes::Bytes) -> [Option<Vec<u8>>; 2] {
+    use crate::queue::head::{Head, expires};
+    [
+        Head::split(bytes).map(|(head, message)| head.before(&message)),
+        expires(bytes).map(|number| number.to_string().into_bytes()),
+    ]
+}
 
 /// What came of a connection.
 #[derive(Debug, Eq, PartialEq)]

@@ -11,7 +11,7 @@
 //! Specification: docs/protocol.md §2.3.
 
 #[cfg_attr(
-    not(any(feature = "amqp", feature = "mqtt", feature = "nats", feature = "redis")),
+    not(any(feature = "amqp", feature = "kafka", feature = "mqtt", feature = "nats", feature = "redis")),
     allow(dead_code, reason = "there is no kind of broker then")
 )]
 mod address;
@@ -21,11 +21,14 @@ mod amqp;
 pub mod conformance;
 mod dead;
 mod delivery;
-#[cfg(any(feature = "amqp", feature = "mqtt", feature = "nats", feature = "redis"))]
+#[cfg(any(feature = "amqp", feature = "kafka", feature = "mqtt", feature = "nats", feature = "redis"))]
 mod desk;
 mod embedded;
 mod error;
+pub(crate) mod head;
 mod inbox;
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(any(feature = "amqp", feature = "redis"))]
 mod link;
 mod message;
@@ -38,7 +41,7 @@ mod post;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg_attr(
-    not(any(feature = "amqp", feature = "mqtt", feature = "nats", feature = "redis")),
+    not(any(feature = "amqp", feature = "kafka", feature = "mqtt", feature = "nats", feature = "redis")),
     allow(dead_code, reason = "there is no kind of broker then")
 )]
 mod server;
@@ -55,6 +58,8 @@ pub use dead::{DeadLetter, Reason};
 pub use delivery::{Delivery, Settle, Subscription, Verdict};
 pub use embedded::{DeadRow, EmbeddedQueue, Folder, MailboxRow, Medium, Opening, QueueLimits};
 pub use error::QueueError;
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaQueue;
 pub use message::{Mid, QueueKind, QueueMessage};
 #[cfg(feature = "mqtt")]
 pub use mqtt::MqttQueue;

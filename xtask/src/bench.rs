@@ -35,15 +35,16 @@ pub(crate) fn run(groups: &[String]) -> Result<()> {
     own(groups, &mut Vec::new(), |line| println!("{line}"))
 }
 
-/// Runs the project's own benches, as [`figures`] does: that of the whole, and that of brokers where it is asked for.
+/// Runs the project's own benches, as [`figures`] does: that of the whole, and those of brokers where they are asked for.
 ///
 /// # Errors
 /// As for [`figures`].
 pub(crate) fn own(groups: &[String], measured: &mut Vec<Figure>, print: impl Fn(&str)) -> Result<()> {
     let whole = "bench --locked -p onward --bench figures --bench heap --";
     let brokers = "bench --locked -p onward-transports --features amqp,mqtt,nats,redis --bench brokers --";
+    let sealed = "bench --locked -p onward --features nats --bench sealed --";
     let has_brokers = groups.is_empty() || groups.iter().any(|group| group.starts_with(QUEUES));
-    for words in [whole, brokers].into_iter().take(if has_brokers { 2 } else { 1 }) {
+    for words in [whole, brokers, sealed].into_iter().take(if has_brokers { 3 } else { 1 }) {
         let mut command = run::cargo(words);
         command.args(groups);
         figures(command, measured, &print)?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run;
+use crate::{run, servers};
 
 /// Runs the checks in the order of their cost, stops at the first that fails, and ends with the tests.
 ///
@@ -24,6 +24,10 @@ pub(crate) fn run() -> Result<ExitCode> {
     ];
     for check in checks {
         run::succeed(&mut run::cargo(check))?;
+    }
+    if servers::has_tools() {
+        let kafka = "clippy -p onward-transports --features amqp,kafka,mqtt,nats,redis --all-targets --locked -- -D warnings";
+        run::succeed(&mut run::cargo(kafka))?;
     }
     // What the documentation refers to must be there.
     run::succeed(run::cargo("doc --no-deps --workspace --locked").env("RUSTDOCFLAGS", "-D warnings"))?;

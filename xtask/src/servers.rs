@@ -1,4 +1,5 @@
-//! The message brokers that tests start: found, installed where that can be done, and named.
+//! The message brokers that tests start, and the tools that the client of Kafka is built with: found, installed
+//! where that can be done, and named.
 //!
 //! Installing is all that happens here: no service is started, and none that runs is touched. What cannot
 //! be installed is said by name, for a suite that did not run must not look like one that passed.
@@ -22,20 +23,27 @@ const NO_STARTS: &str = "#!/bin/sh\nexit 101\n";
 /// another program may be installing.
 const APT: &str = "-qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120";
 
-/// Installs the servers that are missing, as far as that is possible, prints the version of each that is there,
-/// and returns the names of those that are not.
+/// What the client of Kafka is built with beside a compiler for C: programs and their packages.
+const TOOLS: [(&str, &str); 2] = [("make", "make"), ("c++", "g++")];
+
+/// Whether the client of Kafka can be built here.
+pub(crate) fn has_tools() -> bool {
+    TOOLS.iter().all(|(program, _)| is_in_path(program))
+}
+
+/// Installs the servers and tools that are missing, as far as that is possible, prints the version of each server
+/// that is there, and returns the names of what is not.
 ///
 /// # Errors
-/// When one is missing and `CI=true` asks for everything.
+/// When something is missing and `CI=true` asks for everything.
 pub(crate) fn provide() -> Result<Vec<&'static str>> {
-    let missing = || ServerKind::ALL.into_iter().filter(|kind| kind.program().is_none());
-    if missing().next().is_some() && Path::new("/usr/bin/apt-get").is_file() {
-        install(missing());
+    if !missing().is_empty() && Path::new("/usr/bin/apt-get").is_file() {
+        install(&missing());
     }
     for kind in ServerKind::ALL.into_iter().filter(|kind| kind.program().is_some()) {
         println!("tested with {} {}", kind.package(), version(kind));
     }
-    let missing: Vec<&str> = missing().map(ServerKind::package).collect();
+    let missing = missing();
     for name in &missing {
         println!("NOT tested with {name}: it is not installed, and could not be");
     }
@@ -44,12 +52,25 @@ pub(crate) fn provide() -> Result<Vec<&'static str>> {
     Ok(missing)
 }
 
+/// The packages that are missing.
+fn missing() -> Vec<&'static str> {
+    let servers =
+        ServerKind::ALL.into_iter().filter(|kind| kind.program().is_none()).map(ServerKind::package);
+    let tools = TOOLS.iter().filter(|(program, _)| !is_in_path(program)).map(|(_, package)| *package);
+    servers.chain(tools).collect()
+}
+
+fn is_in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
 /// Has the system's packages installed, one by one, so that one that fails hinders no other.
-fn install(kinds: impl Iterator<Item = ServerKind>) {
+fn install(packages: &[&str]) {
     let _policy = NoStarts::begin();
     apt("update");
-    for kind in kinds {
-        apt(&format!("install --yes --no-install-recommends {}", kind.package()));
+    for package in packages {
+        apt(&format!("install --yes --no-install-recommends {package}"));
     }
 }
 

@@ -112,6 +112,8 @@ pub(crate) const TARGETS: &[Target] = &[
     target("queue.redis.1024", "x bare", Limit(1.0), AtLeast(0.85)),
     target("queue.mosquitto.1024", "x bare", Limit(1.0), AtLeast(0.85)),
     target("queue.rabbitmq.1024", "x bare", Limit(1.0), AtLeast(0.85)),
+    // Sealed end to end, through two nodes and a broker, beside the bare client.
+    target("queue.nats.sealed.1024", "msg/s", Own("queue.nats.1024.bare"), AtLeast(0.7)),
     // What one idle worker, and both ends of one idle channel, keep in memory.
     target("memory.worker", "B heap", Limit(1536.0), AtMost(1.0)),
     target("memory.worker", "B rss", Limit(1536.0), AtMost(1.0)),

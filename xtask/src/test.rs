@@ -75,6 +75,12 @@ fn suites(nextest: bool) -> Vec<Suite> {
     let erasure =
         "test -p onward-channels --features witness,ok2cry --test erasure --test forgotten --locked";
     add("secrets left in memory", run::cargo(erasure));
+    if servers::has_tools() {
+        let kafka = "test -p onward-transports --features amqp,kafka,mqtt,nats,redis --lib --test brokers --locked kafka";
+        add("Kafka", run::cargo(kafka));
+    } else {
+        println!("NOT tested with Kafka: its client cannot be built here");
+    }
     let mut replay = run::cargo("test --manifest-path fuzz/Cargo.toml --locked --no-fail-fast");
     replay.arg("--target-dir").arg(run::target_directory());
     add("replay of the fuzz corpora", replay);

@@ -64,6 +64,14 @@ fn a_list_says_what_an_acknowledgement_means_and_how_to_mend_what_loses_messages
     drop(node);
 }
 
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn a_kind_of_broker_that_is_not_built_in_is_named_with_its_feature() {
+    let refused = Home::new().run(&["node", "start", "n", "--queue", "a=kafka://127.0.0.1"]);
+    refused.fails("E0501", 73);
+    assert!(refused.stderr.contains("--features kafka"), "{}", refused.stderr);
+}
+
 #[test]
 fn a_broker_that_is_away_or_named_with_a_secret_is_refused() {
     let home = Home::new();

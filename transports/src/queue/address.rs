@@ -2,8 +2,8 @@
 //! away: `SCHEME://HOST[:PORT]?ca=FILE&credentials=FILE&spool=DIR`, of which only the host has to be there.
 //!
 //! An address is shown in lists and logs, so it has no place for a secret: user and password are read from a
-//! file that nobody else may read, when a connection is made, and are kept by nothing here. The client of NATS keeps them
-//! for as long as it connects again by itself.
+//! file that nobody else may read, when a connection is made, and are kept by nothing here. The clients of NATS
+//! and Kafka keep them for as long as they connect again by themselves.
 //!
 //! Specification: docs/protocol.md §2.3.
 
@@ -23,6 +23,8 @@ use super::QueueError;
 pub enum BrokerKind {
     /// AMQP 0-9-1, as RabbitMQ does, with its quorum queues.
     Amqp,
+    /// Kafka.
+    Kafka,
     /// MQTT 5.
     Mqtt,
     /// NATS with JetStream.
@@ -32,13 +34,14 @@ pub enum BrokerKind {
 }
 
 impl BrokerKind {
-    const ALL: [Self; 4] = [Self::Amqp, Self::Mqtt, Self::Nats, Self::Redis];
+    const ALL: [Self; 5] = [Self::Amqp, Self::Kafka, Self::Mqtt, Self::Nats, Self::Redis];
 
     /// Its name, which is the scheme of its addresses.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Amqp => "amqp",
+            Self::Kafka => "kafka",
             Self::Mqtt => "mqtt",
             Self::Nats => "nats",
             Self::Redis => "redis",
@@ -48,6 +51,7 @@ impl BrokerKind {
     const fn port(self) -> u16 {
         match self {
             Self::Amqp => 5672,
+            Self::Kafka => 9092,
             Self::Mqtt => 1883,
             Self::Nats => 4222,
             Self::Redis => 6379,
@@ -60,7 +64,7 @@ impl BrokerKind {
 #[non_exhaustive]
 pub enum BrokerAddressError {
     /// It begins with none of the schemes.
-    #[error("a broker is nats://, redis://, amqp:// or mqtt:// and HOST[:PORT]")]
+    #[error("a broker is nats://, redis://, amqp://, mqtt:// or kafka:// and HOST[:PORT]")]
     Scheme,
     /// No host, no port, or more than these.
     #[error("behind the scheme of a broker there is HOST[:PORT]")]
@@ -72,7 +76,7 @@ pub enum BrokerAddressError {
     #[error("behind the ? of a broker there are only ca=FILE, credentials=FILE and spool=DIR")]
     Option,
     /// `ca=FILE` with a kind of broker that is not spoken to by TLS here.
-    #[error("there is no TLS for amqp:// here: reach it through a tunnel")]
+    #[error("there is no TLS for amqp:// and kafka:// here: reach it through a tunnel")]
     Tls,
 }
 
@@ -198,7 +202,7 @@ impl FromStr for BrokerAddress {
                 return Err(BrokerAddressError::Option);
             }
         }
-        if authorities.is_some() && kind == BrokerKind::Amqp {
+        if authorities.is_some() && matches!(kind, BrokerKind::Amqp | BrokerKind::Kafka) {
             return Err(BrokerAddressError::Tls);
         }
         let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -266,6 +270,7 @@ mod tests {
         assert_eq!(address("nats://a?credentials="), Err(BrokerAddressError::Option));
         assert_eq!(address("nats://a?ca=x&ca=y"), Err(BrokerAddressError::Option));
         assert_eq!(address("amqp://a?ca=x"), Err(BrokerAddressError::Tls));
+        assert_eq!(address("kafka://a?ca=x"), Err(BrokerAddressError::Tls));
         for text in
             ["nats://", "nats://:1", "nats://a:", "nats://a:70000", "nats://a/b", "nats://a b", "nats://[::1"]
         {

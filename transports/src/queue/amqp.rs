@@ -152,12 +152,12 @@ impl AmqpQueue {
             Ok(Ok(_)) => Err(QueueError::Unreachable(None)),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "AMQP");
-                self.0.link.broke(number).await;
+                self.0.link.broke(number);
                 Err(QueueError::Unknown)
             }
             Err(_) => {
                 // Whether the connection is alive shows on a new one.
-                self.0.link.broke(number).await;
+                self.0.link.broke(number);
                 Err(QueueError::Unknown)
             }
         }
@@ -237,7 +237,7 @@ impl Consuming {
                 Err(_) => {}
             }
             if !session.connection.status().connected() {
-                self.queue.0.link.broke(number).await;
+                self.queue.0.link.broke(number);
             }
             sleep(backoff.pause()).await;
         }

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::server::{DEAD_LETTER_AGE, unix_millis};
@@ -71,7 +72,7 @@ pub(super) enum Fetched<S> {
     /// These.
     Messages(Vec<Arrival<S>>),
     /// The connection was lost, and all that came over it will come again: slips of it are void.
-    #[cfg(any(feature = "amqp", feature = "mqtt"))]
+    #[cfg(any(feature = "amqp", feature = "kafka", feature = "mqtt"))]
     Lost,
 }
 
@@ -193,17 +194,26 @@ impl<S: Slip> Desk<S> {
         held.slip.clone().acknowledge().await
     }
 
-    /// [`bury`](Self::bury), and holds on to the message when that fails.
+    /// [`bury`](Self::bury), and holds on to the message when that fails, or gives it back when the subscription is over.
     async fn bury_or_keep(&self, tag: u64, held: Held<S>, reason: Reason) -> Result<(), QueueError> {
         let buried = self.bury(&held, reason).await;
-        if buried.is_err() {
-            let mut state = self.lock();
-            if !state.is_over {
-                state.pause(tag, held, AGAIN);
-                self.changed.notify_one();
-            }
+        if buried.is_err()
+            && let Some(held) = self.keep(tag, held)
+        {
+            held.slip.give_back().await;
         }
         buried
+    }
+
+    /// Puts a message back; returns it when the subscription is over.
+    fn keep(&self, tag: u64, held: Held<S>) -> Option<Held<S>> {
+        let mut state = self.lock();
+        if state.is_over {
+            return Some(held);
+        }
+        state.pause(tag, held, AGAIN);
+        self.changed.notify_one();
+        None
     }
 }
 
@@ -287,6 +297,7 @@ struct Clerk<S> {
 impl<S: Slip> Clerk<S> {
     async fn run(self, mut source: impl Source<Slip = S>) {
         let mut renewal = interval(RENEW);
+        let mut renewing = None;
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let (free, due, is_held) = {
@@ -301,10 +312,15 @@ impl<S: Slip> Clerk<S> {
             tokio::select! {
                 () = self.desk.changed.notified() => {}
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.look_after(),
-                _ = renewal.tick(), if is_held => self.renew(),
+                // One after the other: while the broker is away, each takes its time.
+                _ = renewal.tick(), if is_held => {
+                    if renewing.as_ref().is_none_or(JoinHandle::is_finished) {
+                        renewing = Some(self.renew());
+                    }
+                }
                 fetched = source.fetch(free), if free > 0 => match fetched {
                     Fetched::Messages(arrivals) => arrivals.into_iter().for_each(|arrival| self.take_in(arrival)),
-                    #[cfg(any(feature = "amqp", feature = "mqtt"))]
+                    #[cfg(any(feature = "amqp", feature = "kafka", feature = "mqtt"))]
                     Fetched::Lost => drop(self.forget()),
                 },
             }
@@ -368,13 +384,13 @@ impl<S: Slip> Clerk<S> {
         }
     }
 
-    fn renew(&self) {
+    fn renew(&self) -> JoinHandle<()> {
         let slips: Vec<S> = self.desk.lock().held.values().map(|held| held.slip.clone()).collect();
         tokio::spawn(async move {
             for slip in slips {
                 slip.renew().await;
             }
-        });
+        })
     }
 
     /// Lets go of everything.
@@ -382,5 +398,97 @@ impl<S: Slip> Clerk<S> {
         let mut state = self.desk.lock();
         state.due.clear();
         state.held.drain().map(|(_, held)| held).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::queue::{Mailbox, Stored};
+
+    /// A broker that never takes anything, after a while.
+    #[derive(Debug)]
+    struct Full;
+
+    const WHILE: Duration = Duration::from_secs(3);
+
+    impl Broker for Full {
+        fn publish(&self, _: Publish) -> BoxFuture<'_, Result<Stored, QueueError>> {
+            Box::pin(async {
+                sleep(WHILE).await;
+                Err(QueueError::StorageFull)
+            })
+        }
+
+        fn subscribe(&self, _: Subject, _: usize) -> BoxFuture<'_, Result<Subscription, QueueError>> {
+            Box::pin(ready(Err(QueueError::Closed)))
+        }
+    }
+
+    /// How often a broker was told what.
+    #[derive(Clone, Default)]
+    struct Told {
+        renewed: Arc<AtomicU64>,
+        given_back: Arc<AtomicU64>,
+    }
+
+    impl Slip for Told {
+        async fn acknowledge(self) -> Result<(), QueueError> {
+            Ok(())
+        }
+
+        async fn renew(self) {
+            self.renewed.fetch_add(1, Ordering::Relaxed);
+            core::future::pending().await
+        }
+
+        async fn give_back(self) {
+            self.given_back.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One message, and no more.
+    struct One(Option<Told>);
+
+    impl Source for One {
+        type Slip = Told;
+
+        async fn fetch(&mut self, _: usize) -> Fetched<Told> {
+            match self.0.take() {
+                Some(slip) => {
+                    let bytes = Bytes::from_static(b"one");
+                    Fetched::Messages(vec![Arrival { bytes, attempt: 1, expires: None, slip }])
+                }
+                None => core::future::pending().await,
+            }
+        }
+
+        async fn close(self) {}
+    }
+
+    fn one(told: &Told) -> Subscription {
+        let mailbox: Mailbox = "desk".parse().unwrap();
+        open(Arc::new(Full), mailbox.lane(Lane::Messages), One(Some(told.clone())), 1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_do_not_pile_up_while_a_broker_is_away() {
+        let told = Told::default();
+        let mut subscription = one(&told);
+        let _held = subscription.next().await.unwrap();
+        sleep(RENEW * 5 / 2).await;
+        assert_eq!(told.renewed.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_dead_letter_at_the_end_is_given_back() {
+        let told = Told::default();
+        let mut subscription = one(&told);
+        let ending = subscription.next().await.unwrap().term(Reason::Refused);
+        drop(subscription);
+        assert!(ending.await.is_err());
+        assert_eq!(told.given_back.load(Ordering::Relaxed), 1);
     }
 }

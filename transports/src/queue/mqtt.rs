@@ -11,6 +11,7 @@
 //! Specification: docs/protocol.md §2.3.
 
 use core::fmt;
+use core::future::ready;
 use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
@@ -18,8 +19,9 @@ use std::sync::{Arc, PoisonError, Weak};
 
 use mqtt5::mqttbytes::QoS;
 use mqtt5::{
-    AckMode, AsyncClient, BrokerSessionResumePolicy, ConnectReturnCode, ConnectionError, Event, MqttOptions,
-    Packet, PubAckReason, Publish as Packed, PublishOptions, PublishProperties, PublishResult,
+    AckMode, AsyncClient, ConnectReturnCode, ConnectionError, Event, MqttOptions, Packet, PersistedAckMode,
+    PersistedSession, PubAckReason, Publish as Packed, PublishOptions, PublishProperties, PublishResult,
+    SessionStore, SessionStoreError, SessionStoreKey, SubscribeReasonCode,
 };
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
@@ -32,8 +34,9 @@ use super::{
     Stored, Subject, Subscription, Warning,
 };
 
-/// Messages that a session hands out at once, to all its subscriptions together.
-const UNSETTLED: u16 = 1024;
+/// Messages that a session hands out at once, to all its subscriptions together: what the first of them asked for, within
+/// these bounds.
+const UNSETTLED: core::ops::RangeInclusive<u16> = 64..=1024;
 /// Requests that wait in a client.
 const REQUESTS: usize = 256;
 /// Seconds between signs of life.
@@ -65,8 +68,8 @@ struct Line {
 /// What is wanted of a connection.
 struct Wanted {
     address: BrokerAddress,
-    /// The session that it continues, if it receives.
-    subject: Option<Subject>,
+    /// The session that it continues, if it receives, and how many messages that hands out at once.
+    session: Option<(Subject, u16)>,
     lines: watch::Sender<Option<Line>>,
     messages: mpsc::UnboundedSender<(Line, Packed)>,
 }
@@ -83,7 +86,7 @@ impl MqttQueue {
         let (sender, lines) = watch::channel(None);
         // Nothing is received by this connection.
         let (messages, _) = mpsc::unbounded_channel();
-        let wanted = Wanted { address: address.clone(), subject: None, lines: sender, messages };
+        let wanted = Wanted { address: address.clone(), session: None, lines: sender, messages };
         let (end, ended) = oneshot::channel();
         let (first, begun) = oneshot::channel();
         tokio::spawn(wanted.keep(Some(first), ended));
@@ -102,7 +105,7 @@ impl MqttQueue {
         let mut reason = publish(&line, &message).await?;
         if reason == PubAckReason::NoMatchingSubscribers {
             // As long as it is held here, there is one who subscribes.
-            let session = self.session(&message.subject);
+            let session = self.session(&message.subject, *UNSETTLED.start());
             session.line(ANSWER).await?;
             reason = publish(&line, &message).await?;
         }
@@ -116,14 +119,14 @@ impl MqttQueue {
         }
     }
 
-    /// The session of a subject, which all of this process share.
-    fn session(&self, subject: &Subject) -> Arc<Session> {
+    /// The session of a subject, which all of this process share; who makes it says how much it hands out.
+    fn session(&self, subject: &Subject, unsettled: u16) -> Arc<Session> {
         let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = sessions.get(subject).and_then(Weak::upgrade) {
             return session;
         }
         sessions.retain(|_, session| session.strong_count() > 0);
-        let session = Arc::new(Session::open(self.0.address.clone(), subject.clone()));
+        let session = Arc::new(Session::open(self.0.address.clone(), subject.clone(), unsettled));
         sessions.insert(subject.clone(), Arc::downgrade(&session));
         session
     }
@@ -140,7 +143,8 @@ impl Broker for MqttQueue {
         prefetch: usize,
     ) -> BoxFuture<'_, Result<Subscription, QueueError>> {
         Box::pin(async move {
-            let session = self.session(&subject);
+            let most = u16::try_from(prefetch).unwrap_or(u16::MAX);
+            let session = self.session(&subject, most.clamp(*UNSETTLED.start(), *UNSETTLED.end()));
             session.line(AWAY).await?;
             let taking = Taking { session, number: 0, next: None };
             Ok(desk::open(Arc::new(self.clone()), subject, taking, prefetch))
@@ -158,6 +162,11 @@ impl Server for MqttQueue {
             Warning::new(
                 "what waits for a receiver beyond a number of messages, 1,000 unless it is set, is dropped",
                 "max_queued_messages 0 in mosquitto.conf",
+            ),
+            Warning::new(
+                "where another client subscribes to all topics, what is published before a mailbox was ever received \
+                 from is lost: the broker says that somebody has it",
+                "pattern read ow/v1/+/+ for onward alone, in the acl_file of mosquitto",
             ),
         ];
         Standing { software: "MQTT 5".to_owned(), durability: Durability::BrokerMemory, warnings }
@@ -205,11 +214,12 @@ struct Session {
 }
 
 impl Session {
-    fn open(address: BrokerAddress, subject: Subject) -> Self {
+    fn open(address: BrokerAddress, subject: Subject, unsettled: u16) -> Self {
         let (sender, lines) = watch::channel(None);
-        // The broker sends no more than `UNSETTLED` that are not acknowledged.
+        // The broker sends no more than `unsettled` that are not acknowledged.
         let (again, messages) = mpsc::unbounded_channel();
-        let wanted = Wanted { address, subject: Some(subject), lines: sender, messages: again.clone() };
+        let wanted =
+            Wanted { address, session: Some((subject, unsettled)), lines: sender, messages: again.clone() };
         let (end, ended) = oneshot::channel();
         tokio::spawn(wanted.keep(None, ended));
         Self { lines, messages: Mutex::new(messages), again, _end: end }
@@ -257,7 +267,11 @@ impl Source for Taking {
         Fetched::Messages(arrivals)
     }
 
-    async fn close(self) {}
+    async fn close(self) {
+        if let Some((line, packed)) = self.next {
+            arrival(self.session, line, packed).slip.give_back().await;
+        }
+    }
 }
 
 /// A message of a session, and the connection it came by.
@@ -313,14 +327,16 @@ impl Wanted {
                 tokio::select! {
                     _ = &mut ended => return,
                     event = events.poll() => match event {
-                        Ok(event) => {
-                            if self.notice(&line, event) {
+                        Ok(event) => match self.notice(&line, event) {
+                            Noticed::Usable => {
                                 backoff = Backoff::new();
                                 if let Some(first) = first.take() {
                                     let _ = first.send(Ok(()));
                                 }
                             }
-                        }
+                            Noticed::Refused => break ConnectionError::RequestsDone,
+                            Noticed::Nothing => {}
+                        },
                         Err(error) => break error,
                     }
                 }
@@ -339,30 +355,36 @@ impl Wanted {
         }
     }
 
-    /// Takes note of what happened; whether the connection can be used from now on.
-    fn notice(&self, line: &Line, event: Event) -> bool {
-        match (event, &self.subject) {
-            // A session that is there subscribes already.
-            (Event::Incoming(Packet::ConnAck(ack)), Some(subject)) if !ack.session_present => {
-                // Nothing waits in front of it yet.
+    /// Takes note of what happened.
+    fn notice(&self, line: &Line, event: Event) -> Noticed {
+        match (event, &self.session) {
+            (Event::Incoming(Packet::ConnAck(_)), Some((subject, _))) => {
+                // Nothing waits in front of it yet. Also in a session that is there: whoever made it may have been gone
+                // before it subscribed.
                 let _ = line.client.try_subscribe(topic(subject), QoS::AtLeastOnce);
-                false
+                Noticed::Nothing
             }
-            (Event::Incoming(Packet::ConnAck(_) | Packet::SubAck(_)), _) => {
-                self.lines.send_replace(Some(line.clone()));
-                true
+            (Event::Incoming(Packet::ConnAck(_)), None) => self.usable(line),
+            (Event::Incoming(Packet::SubAck(ack)), _) => {
+                let is_granted = |code: &_| matches!(code, SubscribeReasonCode::Success(QoS::AtLeastOnce));
+                if ack.return_codes.iter().all(is_granted) { self.usable(line) } else { Noticed::Refused }
             }
             (Event::Incoming(Packet::Publish(packed)), _) => {
                 let _ = self.messages.send((line.clone(), packed));
-                false
+                Noticed::Nothing
             }
-            _ => false,
+            _ => Noticed::Nothing,
         }
     }
 
+    fn usable(&self, line: &Line) -> Noticed {
+        self.lines.send_replace(Some(line.clone()));
+        Noticed::Usable
+    }
+
     fn options(&self) -> Result<MqttOptions, QueueError> {
-        let identifier = match &self.subject {
-            Some(subject) => subject.to_string(),
+        let identifier = match &self.session {
+            Some((subject, _)) => subject.to_string(),
             None => {
                 let random = getrandom::u64().map_err(|error| QueueError::Storage(Arc::new(error)))?;
                 format!("onward-{random:016x}")
@@ -378,18 +400,65 @@ impl Wanted {
         options.set_keep_alive(KEEP_ALIVE);
         options.set_connect_timeout(ANSWER);
         options.set_max_packet_size(Some((MESSAGE_BYTES_MAX + HEAD_BYTES) as u32));
-        if self.subject.is_some() {
+        if let Some((_, unsettled)) = self.session {
             options.set_clean_start(false);
             options.set_session_expiry_interval(Some(UNUSED.as_secs() as u32));
-            options.set_receive_maximum(Some(UNSETTLED));
+            options.set_receive_maximum(Some(unsettled));
             options.set_ack_mode(AckMode::Manual);
-            options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
+            options.set_session_store(Nothing);
         }
         if let Some(credentials) = self.address.credentials()? {
             options.set_credentials(credentials.user, credentials.password);
         }
         Ok(options)
     }
+}
+
+/// What the client knows of a session that is there: that nothing of it is under way here. Not knowing even that, it
+/// would send nothing that needs a number, and so no subscription.
+#[derive(Debug)]
+struct Nothing;
+
+impl SessionStore for Nothing {
+    fn load<'a>(
+        &'a self,
+        key: &'a SessionStoreKey,
+    ) -> BoxFuture<'a, Result<Option<PersistedSession>, SessionStoreError>> {
+        let session = PersistedSession {
+            format_version: 1,
+            client_id: key.client_id().to_owned(),
+            clean_start: false,
+            session_expiry_interval: Some(UNUSED.as_secs() as u32),
+            outgoing_inflight_upper_limit: None,
+            ack_mode: PersistedAckMode::Manual,
+            last_pkid: 0,
+            last_puback: 0,
+            replay: Vec::new(),
+            incoming_qos2: Vec::new(),
+        };
+        Box::pin(ready(Ok(Some(session))))
+    }
+
+    fn save<'a>(
+        &'a self,
+        _: &'a SessionStoreKey,
+        _: &'a PersistedSession,
+    ) -> BoxFuture<'a, Result<(), SessionStoreError>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn clear<'a>(&'a self, _: &'a SessionStoreKey) -> BoxFuture<'a, Result<(), SessionStoreError>> {
+        Box::pin(ready(Ok(())))
+    }
+}
+
+/// What an event means for a connection.
+enum Noticed {
+    Nothing,
+    /// It can be used from now on.
+    Usable,
+    /// The broker does not let it receive: it is of no use.
+    Refused,
 }
 
 /// The levels of a subject.
@@ -415,5 +484,36 @@ fn refusal(error: ConnectionError) -> QueueError {
         ) => QueueError::Refused(Arc::new(error)),
         ConnectionError::Io(error) => QueueError::Unreachable(Some(Arc::new(error))),
         _ => QueueError::Unreachable(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mqtt5::mqttbytes::v5::SubAck;
+
+    use super::*;
+
+    #[test]
+    fn a_session_is_usable_only_when_all_of_its_subscription_is_granted() {
+        let (lines, seen) = watch::channel(None);
+        let (messages, _) = mpsc::unbounded_channel();
+        let address = "mqtt://127.0.0.1".parse().unwrap();
+        let wanted = Wanted { address, session: Some(("ow.v1.mb.a".parse().unwrap(), 64)), lines, messages };
+        let (client, _events) = AsyncClient::builder(wanted.options().unwrap()).capacity(REQUESTS).build();
+        let line = Line { number: 1, client };
+        let said = |code| {
+            let ack = SubAck { pkid: 1, return_codes: vec![code], properties: None };
+            wanted.notice(&line, Event::Incoming(Packet::SubAck(ack)))
+        };
+        for refused in [
+            SubscribeReasonCode::NotAuthorized,
+            SubscribeReasonCode::QuotaExceeded,
+            SubscribeReasonCode::Success(QoS::AtMostOnce),
+        ] {
+            assert!(matches!(said(refused), Noticed::Refused));
+            assert!(seen.borrow().is_none());
+        }
+        assert!(matches!(said(SubscribeReasonCode::Success(QoS::AtLeastOnce)), Noticed::Usable));
+        assert!(seen.borrow().is_some());
     }
 }

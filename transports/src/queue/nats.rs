@@ -33,7 +33,7 @@ use super::server::{ANSWER, AWAY, Backoff, DEAD_LETTER_AGE, DEAD_LETTERS, LIFETI
 use super::socket;
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, MESSAGE_BYTES_MAX, Publish, QueueError, Server,
-    Standing, Stored, Subject, Subscription, Warning,
+    Standing, Stored, Subject, Subscription, Warning, head,
 };
 
 /// The stream of messages and receipts.
@@ -333,7 +333,7 @@ fn arrival(message: jetstream::Message, unsure: u64) -> Arrival<Reply> {
         u32::try_from(info.delivered).unwrap_or(u32::MAX).max(least)
     });
     let header = message.headers.as_ref().and_then(|headers| headers.get(EXPIRES));
-    let expires = header.and_then(|value| value.as_str().parse().ok());
+    let expires = header.and_then(|value| head::expires(value.as_str().as_bytes()));
     let slip = Reply { client: message.context.client(), to: message.message.reply };
     Arrival { bytes: message.message.payload, attempt, expires, slip }
 }
@@ -362,14 +362,36 @@ fn dead_letters() -> StreamConfig {
     }
 }
 
+/// Settings of a stream that somebody else made by which stored messages are lost, whatever its replicas.
+fn losses(config: &StreamConfig) -> Vec<Warning> {
+    let wanted = messages();
+    let mut warnings = Vec::new();
+    let mut warn = |what: &str, mend: &str| {
+        warnings.push(Warning::new(what, format!("nats stream edit {MESSAGES} {mend}")));
+    };
+    let is_bounded = config.max_messages > 0 || config.max_bytes > 0 || config.max_messages_per_subject > 0;
+    if config.discard != wanted.discard && is_bounded {
+        warn("the oldest messages give way when the stream is full", "--discard new");
+    }
+    if !config.max_age.is_zero() && config.max_age < wanted.max_age {
+        warn("messages are dropped before they expire", "--max-age 30d");
+    }
+    if config.retention == RetentionPolicy::Interest {
+        let what = "what is published before a mailbox was ever received from is dropped";
+        let mend = format!("nats stream rm {MESSAGES}, and connect again: it is made as a work queue");
+        warnings.push(Warning::new(what, mend));
+    }
+    warnings
+}
+
 fn standing(client: &Client, config: &StreamConfig) -> Standing {
     let info = client.server_info();
-    let is_replicated = config.num_replicas >= REPLICAS;
-    let mut warnings = Vec::new();
+    let mut warnings = losses(config);
+    let is_replicated = config.num_replicas >= REPLICAS && warnings.is_empty();
     if config.storage != StorageType::File {
         let mend = format!("nats stream rm {MESSAGES}, and connect again: it is made with files");
         warnings.push(Warning::new("the stream is in memory: all is lost when the server ends", mend));
-    } else if !is_replicated {
+    } else if config.num_replicas < REPLICAS {
         let mend = format!("nats stream edit {MESSAGES} --replicas {REPLICAS}");
         let what = "one server alone: a power cut loses what came since its last flush, up to 2 min";
         warnings.push(Warning::new(what, mend));
@@ -384,4 +406,24 @@ fn standing(client: &Client, config: &StreamConfig) -> Standing {
 
 fn refused(error: impl std::error::Error + Send + Sync + 'static) -> QueueError {
     QueueError::Refused(Arc::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_lose_messages_are_named_and_those_that_are_asked_for_are_not() {
+        assert_eq!(losses(&messages()), []);
+        let old = StreamConfig { discard: DiscardPolicy::Old, ..messages() };
+        assert_eq!(losses(&old), [], "a stream without a bound discards nothing");
+        for losing in [
+            StreamConfig { max_bytes: 1 << 30, ..old.clone() },
+            StreamConfig { max_messages_per_subject: 1000, ..old },
+            StreamConfig { max_age: LIFETIME / 2, ..messages() },
+            StreamConfig { retention: RetentionPolicy::Interest, ..messages() },
+        ] {
+            assert_eq!(losses(&losing).len(), 1, "{losing:?}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ use super::server::{ANSWER, AWAY, Backoff, DEAD_LETTERS, LIFETIME, UNUSED, admit
 use super::socket;
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, Publish, QueueError, Server, Standing, Stored,
-    Subject, Subscription, Warning,
+    Subject, Subscription, Warning, head,
 };
 
 /// The consumer group of every stream, and the consumer in it.
@@ -40,6 +40,8 @@ const BYTES: &str = "b";
 const EXPIRES: &str = "e";
 /// How long one request for messages stands, and how often abandoned ones are looked for.
 const READ: Duration = Duration::from_secs(1);
+/// The place before all entries.
+const FIRST: &str = "0-0";
 /// Messages that are claimed at once.
 const CLAIM: usize = 64;
 
@@ -90,7 +92,7 @@ impl RedisQueue {
         let said: RedisResult<Vec<RedisResult<Value>>> =
             commands.ignore_errors().query_async(&mut connection).await;
         if said.as_ref().is_err_and(RedisError::is_io_error) {
-            self.0.link.broke(number).await;
+            self.0.link.broke(number);
         }
         said?.into_iter().collect()
     }
@@ -135,7 +137,14 @@ impl Broker for RedisQueue {
         Box::pin(async move {
             let key: Arc<str> = subject.to_string().into();
             make_group(self, &key).await.map_err(failed)?;
-            let reads = Reads { queue: self.clone(), key, reading: None, idle: None, claimed: None };
+            let reads = Reads {
+                queue: self.clone(),
+                key,
+                reading: None,
+                idle: None,
+                claimed: None,
+                cursor: FIRST.to_owned(),
+            };
             Ok(desk::open(Arc::new(self.clone()), subject, reads, prefetch))
         })
     }
@@ -165,6 +174,8 @@ struct Reads {
     idle: Option<MultiplexedConnection>,
     /// When abandoned messages were last looked for.
     claimed: Option<Instant>,
+    /// Where that goes on: one look passes only some of what others hold.
+    cursor: String,
 }
 
 impl Reads {
@@ -192,15 +203,16 @@ impl Reads {
     async fn claim(&mut self, most: usize) -> RedisResult<Vec<Arrival<Entry>>> {
         let mut commands = pipe();
         commands.cmd("XAUTOCLAIM").arg(&*self.key).arg(GROUP).arg(GROUP).arg(LEASE.as_millis() as u64);
-        commands.arg("0").arg("COUNT").arg(most.min(CLAIM));
+        commands.arg(&self.cursor).arg("COUNT").arg(most.min(CLAIM));
         let said = self.queue.execute(&mut commands).await?;
         // The next place to look at, entries, and those that are gone.
-        let mut arrivals = match said.into_iter().next() {
-            Some(Value::Array(parts)) => {
-                parts.into_iter().nth(1).map_or_else(Vec::new, |part| self.entries(part))
-            }
-            _ => Vec::new(),
+        let mut parts = match said.into_iter().next() {
+            Some(Value::Array(parts)) => parts.into_iter(),
+            _ => Vec::new().into_iter(),
         };
+        let cursor = parts.next().and_then(|part| redis::from_redis_value(part).ok());
+        self.cursor = cursor.unwrap_or_else(|| FIRST.to_owned());
+        let mut arrivals = parts.next().map_or_else(Vec::new, |part| self.entries(part));
         for arrival in &mut arrivals {
             let mut commands = pipe();
             commands
@@ -228,7 +240,7 @@ impl Reads {
     fn entry(&self, value: Value) -> Option<Arrival<Entry>> {
         let (id, mut fields): (String, HashMap<String, Vec<u8>>) = redis::from_redis_value(value).ok()?;
         let expires = fields.remove(EXPIRES);
-        let expires = expires.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
+        let expires = expires.and_then(|text| head::expires(&text));
         let bytes = Bytes::from(fields.remove(BYTES).unwrap_or_default());
         let slip = Entry { queue: self.queue.clone(), key: Arc::clone(&self.key), id };
         Some(Arrival { bytes, attempt: 1, expires, slip })

@@ -84,6 +84,8 @@ async fn dial(address: &BrokerAddress) -> Result<Arc<dyn Server>, QueueError> {
     match address.kind() {
         #[cfg(feature = "amqp")]
         super::BrokerKind::Amqp => Ok(Arc::new(super::AmqpQueue::connect(address).await?)),
+        #[cfg(feature = "kafka")]
+        super::BrokerKind::Kafka => Ok(Arc::new(super::KafkaQueue::connect(address).await?)),
         #[cfg(feature = "mqtt")]
         super::BrokerKind::Mqtt => Ok(Arc::new(super::MqttQueue::connect(address).await?)),
         #[cfg(feature = "nats")]

@@ -4,6 +4,9 @@
 
 mod away;
 mod encrypted;
+#[cfg(feature = "kafka")]
+mod kafka;
+mod left;
 mod names;
 mod poison;
 mod restart;
@@ -33,9 +36,8 @@ async fn passes(kind: ServerKind, abilities: Abilities, durability: Durability) 
     conformance::all(&*broker, abilities).await;
 }
 
-/// Holds docs/semantics.md to the class that was seen: a row of its table, and a paragraph of its own.
+/// Holds docs/semantics.md to the class that was seen of a kind of server.
 fn documented(kind: ServerKind, durability: Durability) {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/semantics.md")).unwrap();
     // As the tests start them: one server each, set to lose nothing.
     let (row, paragraph) = match kind {
         ServerKind::Nats => ("| NATS JetStream, one server |", "**NATS JetStream.**"),
@@ -43,6 +45,12 @@ fn documented(kind: ServerKind, durability: Durability) {
         ServerKind::Mosquitto => ("| MQTT 5 |", "**MQTT 5.**"),
         ServerKind::RabbitMq => ("| RabbitMQ |", "**RabbitMQ.**"),
     };
+    is_documented(row, paragraph, durability);
+}
+
+/// A row of its table with this class, and a paragraph of its own.
+fn is_documented(row: &str, paragraph: &str, durability: Durability) {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/semantics.md")).unwrap();
     let row = page.lines().find(|line| line.starts_with(row)).expect("a row for each broker");
     assert!(row.contains(&format!("| `{durability}` |")), "{row}");
     assert!(page.lines().any(|line| line.starts_with(paragraph)), "{paragraph}");

@@ -16,9 +16,13 @@ use crate::PATIENCE;
 const TOGETHER: u32 = 50;
 
 /// A42 for one kind of server.
-async fn poison_ends_as_a_dead_letter(kind: ServerKind) {
+async fn poison_in(kind: ServerKind) {
     let Some((_server, broker)) = crate::broker(kind).await else { return };
-    let broker: Arc<dyn Broker> = broker;
+    poison_ends_as_a_dead_letter(broker).await;
+}
+
+/// A42.
+pub(crate) async fn poison_ends_as_a_dead_letter(broker: Arc<dyn Broker>) {
     let count = size(500, 10_000) as u32;
     let poison = count / 3;
     let mailbox = fresh_mailbox();
@@ -88,20 +92,20 @@ async fn publish(broker: Arc<dyn Broker>, subject: Subject, count: u32) -> Vec<I
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a42_poison_in_nats() {
-    poison_ends_as_a_dead_letter(ServerKind::Nats).await;
+    poison_in(ServerKind::Nats).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a42_poison_in_redis() {
-    poison_ends_as_a_dead_letter(ServerKind::Redis).await;
+    poison_in(ServerKind::Redis).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a42_poison_in_mosquitto() {
-    poison_ends_as_a_dead_letter(ServerKind::Mosquitto).await;
+    poison_in(ServerKind::Mosquitto).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a42_poison_in_rabbitmq() {
-    poison_ends_as_a_dead_letter(ServerKind::RabbitMq).await;
+    poison_in(ServerKind::RabbitMq).await;
 }
