@@ -9,7 +9,7 @@ use onward::ok2cry::cache::{
     Asker, CacheCall, CacheHost, CacheLimits, CacheOutcome, CachePast, MemoryLog, Moment, NewDisposableKey,
     Owner, Quota,
 };
-use onward::ok2cry::{Direction, DisposableKeyId, KeyBody, Policy, Sealed, Terms, seal};
+use onward::ok2cry::{Direction, DisposableKeyId, KeyBody, Policy, Sealed, seal};
 use onward_keys::audit::{Event, Log, Tree};
 use onward_keys::{Backend, HpkeSuite, Keep, SignatureType, private};
 
@@ -53,16 +53,8 @@ impl Host {
 
     fn generate(&mut self, policy: Policy, ttl: u16) -> KeyBody {
         let new = NewDisposableKey {
-            policy,
-            direction: Direction::AnswerToMe,
             ttl: Some(ttl),
-            aud: "bank",
-            purpose: "card-pin",
-            binding: None,
-            parent: None,
-            schema: None,
-            exportable: false,
-            delegates: Vec::new(),
+            ..NewDisposableKey::new(policy, Direction::AnswerToMe, "bank", "card-pin")
         };
         match self.ask(&CacheCall::Generate(new)) {
             CacheOutcome::Made(made) => must(KeyBody::decode(&made.body)),
@@ -155,15 +147,16 @@ fn many(workers: usize) {
     print("ok2cry.cache.many", "x p99 empty", workers, &[full / empty]);
     // All of them are over at once: the worst that a sweep can find.
     let later = |at: Moment| Moment { boot: at.boot + Duration::from_secs(1000), ..at };
-    let mut longest = Duration::ZERO;
+    let mut turns = Vec::new();
     while host.host.status().live > 0 {
-        let turn = Instant::now();
+        let turn = processor_time();
         host.host.tick(later(moment(host.started)));
-        longest = longest.max(turn.elapsed());
+        turns.push((processor_time() - turn).as_secs_f64() * 1e3);
         // As a host does after each turn, so that the leaves of a million ends do not pile up.
         must(host.host.write(moment(host.started), |_| None));
     }
-    print("ok2cry.cache.sweep", "ms longest turn", workers, &[longest.as_secs_f64() * 1e3]);
+    print("ok2cry.cache.sweep", "ms of the processor, turn p99", workers, &[percentile(&mut turns, 99)]);
+    print("ok2cry.cache.sweep", "ms of the processor, longest turn", workers, &[percentile(&mut turns, 100)]);
 }
 
 /// The 99th percentile of making and using a key, in µs.
@@ -182,14 +175,7 @@ fn timed(host: &mut Host) -> f64 {
 }
 
 fn sealed_to(body: &KeyBody) -> Vec<u8> {
-    let terms = Terms {
-        policy: body.policy,
-        body_hash: body.hash(),
-        direction: body.direction,
-        sealer: None,
-        ctx: CTX,
-        schema: None,
-    };
+    let terms = body.terms(None, CTX);
     let ciphertext = must(seal(&terms, &body.public, None, PLAINTEXT, &mut random()));
     Sealed { policy: body.policy, key_id: body.key_id, ciphertext, signer: None }.encode()
 }
@@ -228,6 +214,12 @@ fn seed() -> [u8; 32] {
     seed
 }
 
+/// Time that a processor has spent on this thread: what others do on the machine is not in it.
+fn processor_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(spent.tv_sec.unsigned_abs(), spent.tv_nsec.unsigned_abs() as u32)
+}
+
 /// Bytes of this process that are in memory.
 fn resident() -> u64 {
     onward_trials::Process::own().memory()
@@ -235,7 +227,8 @@ fn resident() -> u64 {
 
 fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() * percent / 100).copied().unwrap_or_default()
+    let at = (values.len() * percent / 100).min(values.len().saturating_sub(1));
+    values.get(at).copied().unwrap_or_default()
 }
 
 fn median(samples: &[f64]) -> f64 {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use onward::{Echo, KeyClient, KeyUsage, Node, SignatureType, SoftwareVault, Vault};
+use onward::{Echo, KeyClient, KeyId, KeyUsage, Node, SignatureType, SoftwareVault, Vault};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::measure::{RUN, RUNS, print, runtime};
@@ -96,39 +96,58 @@ pub(crate) fn run(workers: usize) {
 
 /// Ed25519 signatures with 64 requests under way, through the service and in the process.
 async fn signatures(workers: usize, service: &Service) {
-    let vaults: [(&str, Arc<dyn Vault>); 2] =
-        [("keyd", Arc::new(service.client())), ("in-process", Arc::new(SoftwareVault::ephemeral()))];
-    let mut medians = Vec::new();
-    for (name, vault) in vaults {
+    let mut vaults = Vec::new();
+    let kinds: [Arc<dyn Vault>; 2] = [Arc::new(service.client()), Arc::new(SoftwareVault::ephemeral())];
+    for vault in kinds {
         let key = must(vault.generate(KeyUsage::PrekeySigning).await);
-        let mut samples = Vec::new();
-        for _ in 0..=RUNS {
-            let started = Instant::now();
-            let asking: Vec<_> = (0..IN_FLIGHT)
-                .map(|_| {
-                    let vault = Arc::clone(&vault);
-                    tokio::spawn(async move {
-                        let mut signed = 0_u64;
-                        while started.elapsed() < RUN {
-                            must(vault.sign(key, SignatureType::Prekey, &[7; 64]).await);
-                            signed += 1;
-                            // An in-process vault never waits, and would keep the thread.
-                            tokio::task::yield_now().await;
-                        }
-                        signed
-                    })
-                })
-                .collect();
-            let mut signed = 0;
-            for asked in asking {
-                signed += must(asked.await);
-            }
-            samples.push(signed as f64 / started.elapsed().as_secs_f64());
-        }
-        print(&format!("keyd.sign.64.{name}"), "signatures/s", workers, &samples[1..]);
-        medians.push(median(&samples[1..]));
+        vaults.push((vault, key));
     }
-    print("keyd.sign.64", "x in-process", workers, &[medians[0] / medians[1]]);
+    beside(workers, "keyd.sign.64", "signatures/s", async |at| {
+        let (vault, key): &(Arc<dyn Vault>, KeyId) = &vaults[at];
+        signing(vault, *key).await
+    })
+    .await;
+}
+
+/// Signatures in a second.
+async fn signing(vault: &Arc<dyn Vault>, key: KeyId) -> f64 {
+    let started = Instant::now();
+    let asking: Vec<_> = (0..IN_FLIGHT)
+        .map(|_| {
+            let vault = Arc::clone(vault);
+            tokio::spawn(async move {
+                let mut signed = 0_u64;
+                while started.elapsed() < RUN {
+                    must(vault.sign(key, SignatureType::Prekey, &[7; 64]).await);
+                    signed += 1;
+                    // An in-process vault never waits, and would keep the thread.
+                    tokio::task::yield_now().await;
+                }
+                signed
+            })
+        })
+        .collect();
+    let mut signed = 0;
+    for asked in asking {
+        signed += must(asked.await);
+    }
+    signed as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Prints what `run` measures of the service (0) and in the process (1), and the ratios of the two: in turn, so that
+/// whatever else the machine does troubles both.
+async fn beside(workers: usize, figure: &str, unit: &str, run: impl AsyncFn(usize) -> f64) {
+    let mut samples = [Vec::new(), Vec::new()];
+    for _ in 0..=RUNS {
+        for (at, samples) in samples.iter_mut().enumerate() {
+            samples.push(run(at).await);
+        }
+    }
+    let [service, process] = samples.each_ref().map(|samples| &samples[1..]);
+    print(&format!("{figure}.keyd"), unit, workers, service);
+    print(&format!("{figure}.in-process"), unit, workers, process);
+    let ratios: Vec<f64> = service.iter().zip(process).map(|(service, process)| service / process).collect();
+    print(figure, "x in-process", workers, &ratios);
 }
 
 /// One request under way: the median lap, beside a bare socket between two processes plus the operation itself.
@@ -181,7 +200,7 @@ async fn fairness(workers: usize, service: &Service) {
     print("keyd.fair.100", "x p99 alone", workers, &[beside / alone]);
 }
 
-async fn p99(clients: &[KeyClient], key: onward::KeyId) -> f64 {
+async fn p99(clients: &[KeyClient], key: KeyId) -> f64 {
     let started = Instant::now();
     let asking: Vec<_> = clients
         .iter()
@@ -212,19 +231,15 @@ async fn p99(clients: &[KeyClient], key: onward::KeyId) -> f64 {
 async fn handshakes(workers: usize, service: &Service) {
     let operator = service.client();
     must(operator.unlock(PASSPHRASE, false).await);
-    let kinds: [(&str, Arc<dyn Vault>); 2] =
-        [("keyd", Arc::new(operator)), ("in-process", Arc::new(SoftwareVault::ephemeral()))];
-    let mut medians = Vec::new();
-    for (name, vault) in kinds {
-        let pair = Pair::channel_with(vault).await;
-        let mut samples = Vec::new();
-        for _ in 0..=RUNS {
-            samples.push(pair.handshakes(IN_FLIGHT, RUN, true).await);
-        }
-        print(&format!("keyd.handshake.64.{name}"), "handshakes/s", workers, &samples[1..]);
-        medians.push(median(&samples[1..]));
+    let kinds: [Arc<dyn Vault>; 2] = [Arc::new(operator), Arc::new(SoftwareVault::ephemeral())];
+    let mut pairs = Vec::new();
+    for vault in kinds {
+        pairs.push(Pair::channel_with(vault).await);
     }
-    print("keyd.handshake.64", "x in-process", workers, &[medians[0] / medians[1]]);
+    beside(workers, "keyd.handshake.64", "handshakes/s", async |at| {
+        pairs[at].handshakes(IN_FLIGHT, RUN, true).await
+    })
+    .await;
 }
 
 impl Pair {

@@ -7,7 +7,7 @@ use onward_channels::ok2cry::cache::{
     Asker, CacheCall, CacheHost, CacheLimits, CacheOutcome, CachePast, CacheRefusal, CacheReply,
     CacheRequest, FAILURES_MAX, MemoryLog, Moment, NewDisposableKey, Owner, Quota,
 };
-use onward_channels::ok2cry::{Direction, DisposableKeyId, KeyBody, Policy, Sealed, Terms, seal};
+use onward_channels::ok2cry::{Direction, DisposableKeyId, KeyBody, Policy, Sealed, seal};
 use onward_keys::Keep;
 use onward_keys::audit::{Evidence, Log};
 
@@ -95,18 +95,7 @@ impl Fuzzed {
     }
 
     fn make(&mut self, step: u64, ttl: u16) {
-        let new = NewDisposableKey {
-            policy: Policy::NoiseAnonymous,
-            direction: Direction::AnswerToMe,
-            ttl: Some(ttl),
-            aud: "a",
-            purpose: "p",
-            binding: None,
-            parent: None,
-            schema: None,
-            exportable: false,
-            delegates: Vec::new(),
-        };
+        let new = NewDisposableKey { ttl: Some(ttl), ..NewDisposableKey::new(Policy::NoiseAnonymous, Direction::AnswerToMe, "a", "p") };
         let seed = onward_keys::hash(&step.to_be_bytes());
         match self.host.handle(self.now, &asker(1), &CacheCall::Generate(new), &seed) {
             Ok(CacheOutcome::Made(made)) => {
@@ -156,14 +145,7 @@ impl Fuzzed {
 }
 
 fn sealed_to(body: &KeyBody) -> Vec<u8> {
-    let terms = Terms {
-        policy: body.policy,
-        body_hash: body.hash(),
-        direction: body.direction,
-        sealer: None,
-        ctx: CTX,
-        schema: None,
-    };
+    let terms = body.terms(None, CTX);
     let Ok(ciphertext) = seal(&terms, &body.public, None, b"text", &mut Constant) else { panic!("it seals") };
     let key_id = DisposableKeyId::from_bytes(*body.key_id.as_bytes());
     Sealed { policy: body.policy, key_id, ciphertext, signer: None }.encode()

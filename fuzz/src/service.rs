@@ -1,6 +1,7 @@
 //! F9 and part of F15: what the key service reads from clients, from its disk and from its operator.
 
 use onward_keyd::policy::Policy;
+use onward_keys::WipedBuffer;
 use onward_keys::general::request::GeneralCall;
 use onward_keys::general::wrapping::WrappedKey;
 use onward_keys::service::{Call, Reply, Request, frame};
@@ -33,9 +34,9 @@ pub fn f9_service(data: &[u8]) -> bool {
         {
             assert_eq!(key.encode(), wrapped, "a wrapped key has one encoding");
         }
-        let mut again = Vec::new();
+        let mut again = WipedBuffer::new();
         request.put(&mut again);
-        assert_eq!(again, &rest[..used], "a request has one encoding");
+        assert_eq!(again[..], rest[..used], "a request has one encoding");
         rest = &rest[used..];
         requests += 1;
     }

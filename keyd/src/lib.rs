@@ -15,11 +15,14 @@
 
 pub mod cache;
 pub mod files;
+mod keys;
 pub mod log;
 pub mod operations;
 pub mod peer;
 pub mod policy;
 pub mod program;
+pub mod protocol_keys;
+pub mod rates;
 pub mod sandbox;
 pub mod server;
 pub mod service;

@@ -16,7 +16,8 @@ use onward_keys::store::{Key, Store};
 use onward_keys::{KeyId, KeyUsage, Label, mac};
 use zeroize::Zeroizing;
 
-use crate::service::{Now, Permit, admit, change, named_key, new_key, planned, usable};
+use crate::keys::{admit, change, planned, usable};
+use crate::service::{Now, Permit, named_key, new_key};
 
 /// What a call is about, as policies see it.
 pub(crate) struct Subject {

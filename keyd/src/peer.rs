@@ -57,20 +57,15 @@ impl Peer {
         (sender.pid, sender.uid.as_raw(), sender.gid.as_raw()) == (self.pid, self.uid, self.gid)
     }
 
-    /// Appends what has come on `socket` to `input`, at most `bytes_max` bytes, and says how many; 0 at its end.
+    /// Puts what has come on `socket` into `room`, and says how many bytes; 0 at its end.
     ///
     /// # Errors
     /// [`io::ErrorKind::PermissionDenied`] when somebody else sent it, or a descriptor came with it.
-    pub fn receive(&self, socket: &UnixStream, input: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
-        let start = input.len();
-        input.resize(start + bytes_max, 0);
+    pub fn receive(&self, socket: &UnixStream, room: &mut [u8]) -> io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let received = recvmsg(socket, &mut [IoSliceMut::new(&mut input[start..])], &mut control, flags);
-        let bytes = received.as_ref().map_or(0, |received| received.bytes);
-        input.truncate(start + bytes);
-        let received = received?;
+        let received = recvmsg(socket, &mut [IoSliceMut::new(room)], &mut control, flags)?;
         let mut by_peer = false;
         let mut foreign = received.flags.contains(ReturnFlags::CTRUNC);
         for message in control.drain() {
@@ -80,9 +75,9 @@ impl Peer {
                 _ => foreign = true,
             }
         }
-        if bytes > 0 && (!by_peer || foreign) {
+        if received.bytes > 0 && (!by_peer || foreign) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        Ok(bytes)
+        Ok(received.bytes)
     }
 }

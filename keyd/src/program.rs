@@ -97,7 +97,10 @@ pub fn examine() -> io::Result<()> {
 
 fn digest_of(pid: u32, known: &mut HashMap<FileId, [u8; 32]>) -> io::Result<[u8; 32]> {
     // The link of the kernel leads to the very file that runs, also when it was renamed or unlinked.
-    let mut file = File::open(format!("/proc/{pid}/exe"))?;
+    digest_file(File::open(format!("/proc/{pid}/exe"))?, known)
+}
+
+fn digest_file(mut file: File, known: &mut HashMap<FileId, [u8; 32]>) -> io::Result<[u8; 32]> {
     let metadata = file.metadata()?;
     if metadata.len() > PROGRAM_BYTES_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
@@ -134,3 +137,23 @@ const PROGRAM_BYTES_MAX: u64 = 256 << 20;
 
 /// Files whose digests are remembered, at most.
 const KNOWN_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_of_the_longest_size_has_a_digest_and_a_longer_one_has_none() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"a program").unwrap();
+        let mut known = HashMap::new();
+        for bytes in [PROGRAM_BYTES_MAX + 1, PROGRAM_BYTES_MAX] {
+            // Without content it takes up no disk.
+            file.set_len(bytes).unwrap();
+            io::Seek::rewind(&mut file).unwrap();
+            let digest = digest_file(file.try_clone().unwrap(), &mut known);
+            assert_eq!(digest.is_ok(), bytes == PROGRAM_BYTES_MAX, "{bytes}");
+        }
+        assert_eq!(known.len(), 1);
+    }
+}

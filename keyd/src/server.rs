@@ -10,11 +10,10 @@ use std::io::{self, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use onward_keys::general::PUBLIC_BYTES_MAX;
-use onward_keys::service::{Call, Outcome, Refusal, Request, frame, put_answer};
+use onward_keys::WipedBuffer;
+use onward_keys::service::{Call, Outcome, Request, frame, put_answer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
-use zeroize::Zeroize as _;
 
 use crate::peer::Peer;
 use crate::policy::Client;
@@ -145,9 +144,8 @@ impl Server {
             socket,
             peer,
             caller: Caller { client, operator: None },
-            input: Vec::new(),
-            read: 0,
-            output: Vec::new(),
+            input: WipedBuffer::new(),
+            output: WipedBuffer::new(),
             request_bytes_max: REQUEST_BYTES_MAX,
             ended: false,
         };
@@ -171,11 +169,10 @@ struct Connection {
     socket: UnixStream,
     peer: Peer,
     caller: Caller,
-    /// What came; before `read` it is done with and wiped.
-    input: Vec<u8>,
-    read: usize,
+    /// What came and is not done yet.
+    input: WipedBuffer,
     /// Answers that have not left yet.
-    output: Vec<u8>,
+    output: WipedBuffer,
     /// Bytes of one request, at most; as many wait.
     request_bytes_max: usize,
     ended: bool,
@@ -184,7 +181,7 @@ struct Connection {
 impl Connection {
     fn interest(&self) -> PollFlags {
         let mut interest = PollFlags::empty();
-        if self.input.len() - self.read < self.request_bytes_max + 4 && self.output.len() < UNREAD_BYTES_MAX {
+        if self.input.len() < self.request_bytes_max + 4 && self.output.len() < UNREAD_BYTES_MAX {
             interest |= PollFlags::IN;
         }
         if !self.output.is_empty() {
@@ -195,9 +192,7 @@ impl Connection {
 
     /// Whether a whole request waits whose answer there is room for. What cannot be a request counts as one, too.
     fn has_request(&self) -> bool {
-        !self.ended
-            && self.output.len() < UNREAD_BYTES_MAX
-            && !matches!(frame(&self.input[self.read..]), Ok(None))
+        !self.ended && self.output.len() < UNREAD_BYTES_MAX && !matches!(frame(&self.input), Ok(None))
     }
 
     fn move_bytes(&mut self, events: PollFlags, request_bytes_max: usize) {
@@ -211,14 +206,7 @@ impl Connection {
     }
 
     fn receive(&mut self) {
-        // What was read is wiped already; moving the rest to the front leaves a copy, which is wiped here.
-        let kept = self.input.len() - self.read;
-        self.input.copy_within(self.read.., 0);
-        self.input[kept..].zeroize();
-        self.input.truncate(kept);
-        self.read = 0;
-        make_room(&mut self.input, CHUNK_BYTES);
-        match self.peer.receive(&self.socket, &mut self.input, CHUNK_BYTES) {
+        match self.input.fill(CHUNK_BYTES, |room| self.peer.receive(&self.socket, room)) {
             Ok(0) => self.ended = true,
             Ok(_) => self.ended = self.announces_too_much(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -245,7 +233,7 @@ impl Connection {
             if !self.has_request() {
                 return;
             }
-            let Ok(Some((content, used))) = frame(&self.input[self.read..]) else {
+            let Ok(Some((content, used))) = frame(&self.input) else {
                 self.ended = true;
                 return;
             };
@@ -263,10 +251,8 @@ impl Connection {
             if let (Call::Status, Ok(Outcome::State(state))) = (&request.call, &mut answer) {
                 state.clients = connected;
             }
-            make_room(&mut self.output, answer_bytes(&answer));
             put_answer(&mut self.output, id, &answer);
-            self.input[self.read..self.read + used].zeroize();
-            self.read += used;
+            self.input.consume(used);
         }
     }
 
@@ -278,49 +264,11 @@ impl Connection {
         while !self.output.is_empty() && !self.ended {
             match self.socket.write(&self.output) {
                 Ok(0) => self.ended = true,
-                Ok(sent) if sent == self.output.len() => {
-                    self.output.as_mut_slice().zeroize();
-                    self.output.clear();
-                }
-                Ok(sent) => {
-                    let kept = self.output.len() - sent;
-                    self.output.copy_within(sent.., 0);
-                    self.output[kept..].zeroize();
-                    self.output.truncate(kept);
-                }
+                Ok(sent) => self.output.consume(sent),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => self.ended = true,
             }
         }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.input.zeroize();
-        self.output.zeroize();
-    }
-}
-
-/// Makes room for `bytes` more; a buffer that has to move is wiped where it was.
-fn make_room(buffer: &mut Vec<u8>, bytes: usize) {
-    if buffer.capacity() - buffer.len() < bytes {
-        let mut larger = Vec::with_capacity(2 * buffer.len() + bytes);
-        larger.extend_from_slice(buffer);
-        buffer.zeroize();
-        *buffer = larger;
-    }
-}
-
-/// More bytes than the answer has.
-fn answer_bytes(answer: &Result<Outcome, Refusal>) -> usize {
-    const KEY_BYTES: usize = 256;
-    match answer {
-        Ok(Outcome::Keys(keys)) => 64 + keys.iter().map(|key| KEY_BYTES + key.public.len()).sum::<usize>(),
-        Ok(Outcome::State(_)) => 8 * 1024,
-        Ok(Outcome::Bytes(bytes)) => 64 + bytes.len(),
-        Ok(Outcome::Key(_) | Outcome::Encapsulated(..)) => 64 + KEY_BYTES + PUBLIC_BYTES_MAX,
-        _ => 64 + KEY_BYTES,
     }
 }
 

@@ -11,36 +11,27 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use onward_channels::identity::{Credential, KeyAttest};
 use onward_channels::ok2cry::cache::Moment;
 use onward_keys::arena::{Arena, Secret};
 use onward_keys::audit::{Event, Log, Note};
 use onward_keys::general::request::GeneralCall;
 use onward_keys::service::{
-    BODY_BYTES_MAX, Call, CallKind, FRAME_BYTES_MAX, KeyMeta, KeyState, NewKey, Outcome, Refusal,
-    ServiceState,
+    Call, CallKind, FRAME_BYTES_MAX, KeyMeta, KeyState, NewKey, Outcome, Refusal, ServiceState,
 };
-use onward_keys::store::{Cost, Key, Sealed, Store};
-use onward_keys::{KeyError, KeyId, KeyUsage, Label, SignatureType, StoreError, private, strict};
+use onward_keys::store::{Cost, Sealed, Store};
+use onward_keys::{KeyError, KeyId, KeyUsage, Label, SignatureType, StoreError, private};
 use rustix::time::ClockId;
-use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::cache::ServiceCache;
+use crate::keys::change;
 use crate::log::{self, AUDIT_NAMES, LogFiles};
 use crate::operations::{self, Subject};
-use crate::policy::{Client, NEVER_SIGNED, Policy, Rule, Wish};
+use crate::policy::{Client, Policy, Rule, Wish};
+use crate::protocol_keys;
+use crate::rates::{Guesses, Rate};
 
 /// The label of the key that signs the heads of the audit log. Nobody else may use a key of this label.
 pub const AUDIT_LABEL: &str = "onward-keyd/audit";
-
-/// Wrong passphrases in a row before each further one has to wait, twice as long each time.
-pub const FREE_GUESSES: u32 = 10;
-
-/// The longest wait after wrong passphrases.
-pub const GUESS_WAIT_MAX: Duration = Duration::from_secs(3600);
-
-/// A time in a body to sign may differ from the clock by so much, in seconds. Source: docs/protocol.md §7.2.
-pub const CLOCK_SKEW_SECONDS: u64 = 300;
 
 /// Bytes of a request, at most: the longest body to sign with room for the rest.
 pub const REQUEST_BYTES_MAX: usize = 66_000;
@@ -75,7 +66,7 @@ impl Now {
         Moment { boot: self.boot, unix_ms: self.unix_ms }
     }
 
-    fn seconds(self) -> u64 {
+    pub(crate) fn seconds(self) -> u64 {
         self.unix_ms / 1000
     }
 
@@ -392,7 +383,7 @@ impl Service {
                     expires: None,
                     extractable: false,
                 };
-                generate(&mut store, now, self.settings.uid, &new)?.public
+                protocol_keys::generate(&mut store, now, self.settings.uid, &new)?.public
             }
         };
         let signer = <[u8; 32]>::try_from(signer).map_err(|_| Refusal::Backend)?;
@@ -453,21 +444,21 @@ impl Service {
         let outcome = match *call {
             Call::Generate(ref new) => match new.usage.general() {
                 Some(general) => operations::generate(store, now, &permit, user, new, general),
-                None => generate(store, now, user, new),
+                None => protocol_keys::generate(store, now, user, new),
             }
             .map(Outcome::Key),
             Call::Import { key: ref new, id, secret } => match new.usage.general() {
                 Some(general) => operations::insert(store, now, user, new, general, id, secret),
-                None => import(store, now, user, new, id, secret),
+                None => protocol_keys::import(store, now, user, new, id, secret),
             }
             .map(Outcome::Key),
             Call::General(ref call) => operations::operate(store, now, user, call),
-            Call::Sign { key, kind, body } => sign(store, now, &permit, key, kind, body),
-            Call::Attest { key, body } => attest(store, now, &permit, key, body),
-            Call::Agree { key, peer } => agree(store, now, &permit, key, peer),
+            Call::Sign { key, kind, body } => protocol_keys::sign(store, now, &permit, key, kind, body),
+            Call::Attest { key, body } => protocol_keys::attest(store, now, &permit, key, body),
+            Call::Agree { key, peer } => protocol_keys::agree(store, now, &permit, key, peer),
             Call::Destroy(key) => change(store.destroy(key)),
             Call::Disable(key) => change(store.set_active(key, false)),
-            Call::Enable(key) => enable(store, key),
+            Call::Enable(key) => protocol_keys::enable(store, key),
             _ => Err(Refusal::BadArguments),
         };
         (permit.rule, outcome)
@@ -530,8 +521,8 @@ pub(crate) struct Permit {
     rule: u16,
     /// It is no rule's: the passphrase was shown.
     pub(crate) operator: bool,
-    attest_seconds: u64,
-    agree_with_own: bool,
+    pub(crate) attest_seconds: u64,
+    pub(crate) agree_with_own: bool,
 }
 
 impl Permit {
@@ -547,189 +538,8 @@ impl Permit {
     }
 }
 
-fn sign(
-    store: &Store,
-    now: Now,
-    permit: &Permit,
-    key: KeyId,
-    kind: SignatureType,
-    body: &[u8],
-) -> Result<Outcome, Refusal> {
-    // An identity's attestation has an operation of its own, which reads what it signs.
-    let forbidden = NEVER_SIGNED.contains(&kind) && kind != SignatureType::IdentityChange;
-    if forbidden || (kind == SignatureType::IdentityChange && !permit.operator) {
-        return Err(Refusal::Denied);
-    }
-    let (meta, secret) = computes(store, now, key)?;
-    if !meta.usage.signs(kind) {
-        return Err(Refusal::BadArguments);
-    }
-    if kind == SignatureType::Credential {
-        let credential: Credential =
-            strict::decode(body, BODY_BYTES_MAX).map_err(|_| Refusal::BadArguments)?;
-        near(now, credential.iat)?;
-    }
-    Ok(Outcome::Signature(private::sign(secret, kind, body)))
-}
-
-/// Signs an attestation of a key in this store, made now, for no longer than the rule allows.
-///
-/// A client cannot have a key attested that it holds itself, nor one for a time when it may be gone.
-fn attest(store: &Store, now: Now, permit: &Permit, key: KeyId, body: &[u8]) -> Result<Outcome, Refusal> {
-    let (meta, secret) = computes(store, now, key)?;
-    if !meta.usage.signs(SignatureType::KeyAttest) {
-        return Err(Refusal::BadArguments);
-    }
-    let attest: KeyAttest = strict::decode(body, BODY_BYTES_MAX).map_err(|_| Refusal::BadArguments)?;
-    near(now, attest.iat)?;
-    if attest.exp <= attest.iat || attest.exp - attest.iat > permit.attest_seconds {
-        return Err(Refusal::BadArguments);
-    }
-    let attested = |key: &&Key| {
-        let meta = &key.meta;
-        meta.public[..] == attest.key[..] && meta.usage == attest.purpose.usage() && is_usable(now, meta)
-    };
-    if !store.keys().any(|key| attested(&key)) {
-        return Err(Refusal::Denied);
-    }
-    Ok(Outcome::Signature(private::sign(secret, SignatureType::KeyAttest, body)))
-}
-
-fn agree(store: &Store, now: Now, permit: &Permit, key: KeyId, peer: &[u8; 32]) -> Result<Outcome, Refusal> {
-    let (meta, secret) = computes(store, now, key)?;
-    if !meta.usage.agrees() {
-        return Err(Refusal::BadArguments);
-    }
-    let is_own = |key: &Key| key.meta.usage.agrees() && key.meta.public[..] == peer[..];
-    if !permit.agree_with_own && store.keys().any(is_own) {
-        return Err(Refusal::Denied);
-    }
-    private::agree(secret, peer).map(Outcome::Shared).map_err(|_| Refusal::Crypto)
-}
-
-fn enable(store: &mut Store, id: KeyId) -> Result<Outcome, Refusal> {
-    let meta = store.key(id).map(|key| key.meta.clone()).ok_or(Refusal::Denied)?;
-    let taken = |key: &Key| key.meta.id != id && is_named(&key.meta, &meta.label);
-    if store.keys().any(taken) {
-        return Err(Refusal::BadArguments);
-    }
-    change(store.set_active(id, true))
-}
-
-fn generate(store: &mut Store, now: Now, owner: u32, new: &NewKey<'_>) -> Result<KeyMeta, Refusal> {
-    let mut secret = Zeroizing::new([0; 32]);
-    getrandom::fill(secret.as_mut()).map_err(|_| Refusal::Backend)?;
-    insert(store, now, owner, new, None, &mut secret)
-}
-
-/// Takes in an Ed25519 seed or an X25519 scalar.
-fn import(
-    store: &mut Store,
-    now: Now,
-    owner: u32,
-    new: &NewKey<'_>,
-    id: Option<KeyId>,
-    secret: &[u8],
-) -> Result<KeyMeta, Refusal> {
-    let secret: &[u8; 32] = secret.try_into().map_err(|_| Refusal::BadArguments)?;
-    insert(store, now, owner, new, id, &mut Zeroizing::new(*secret))
-}
-
-/// Adds a key with this private half, which is wiped.
-fn insert(
-    store: &mut Store,
-    now: Now,
-    owner: u32,
-    new: &NewKey<'_>,
-    id: Option<KeyId>,
-    secret: &mut [u8; 32],
-) -> Result<KeyMeta, Refusal> {
-    let public = private::public_half(new.usage, secret).as_bytes().to_vec();
-    let meta = admit(store, now, owner, new, id, public).inspect_err(|_| secret.zeroize())?;
-    store.insert(meta.clone(), secret).map_err(|_| Refusal::Backend)?;
-    Ok(meta)
-}
-
-/// What is to be known of a new key with this public half, if it may be added.
-pub(crate) fn admit(
-    store: &Store,
-    now: Now,
-    owner: u32,
-    new: &NewKey<'_>,
-    id: Option<KeyId>,
-    public: Vec<u8>,
-) -> Result<KeyMeta, Refusal> {
-    // One key, one usage: the same secret under another name or usage would undo that. A tombstone counts.
-    let is_known = |key: &Key| {
-        let meta = &key.meta;
-        meta.public == public || Some(meta.id) == id || is_named(meta, new.label)
-    };
-    let known = store.keys().any(is_known);
-    let ended = new.expires.is_some_and(|expires| expires <= now.seconds());
-    if known || ended {
-        return Err(Refusal::BadArguments);
-    }
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|_| Refusal::Backend)?;
-    Ok(KeyMeta {
-        id: id.unwrap_or(KeyId::from_bytes(random)),
-        owner,
-        created: now.seconds(),
-        public,
-        ..planned(new)
-    })
-}
-
-/// A key as the policy sees it before it is made.
-pub(crate) fn planned(new: &NewKey<'_>) -> KeyMeta {
-    KeyMeta {
-        id: KeyId::from_bytes([0; 16]),
-        usage: new.usage,
-        state: KeyState::Active,
-        owner: 0,
-        created: 0,
-        expires: new.expires,
-        label: new.label.to_owned(),
-        public: Vec::new(),
-        extractable: new.extractable,
-    }
-}
-
 fn is_audit_key(meta: &KeyMeta) -> bool {
     meta.label == AUDIT_LABEL && meta.state == KeyState::Active
-}
-
-/// Whether a key in use has this label.
-fn is_named(meta: &KeyMeta, label: &str) -> bool {
-    meta.state == KeyState::Active && meta.label == label
-}
-
-fn is_usable(now: Now, meta: &KeyMeta) -> bool {
-    meta.state == KeyState::Active && meta.expires.is_none_or(|expires| now.seconds() < expires)
-}
-
-/// The key, if it may be used now.
-pub(crate) fn usable(store: &Store, now: Now, key: KeyId) -> Result<&Key, Refusal> {
-    store.key(key).filter(|key| is_usable(now, &key.meta)).ok_or(Refusal::Denied)
-}
-
-/// A protocol's key that may be used now, with its private half.
-fn computes(store: &Store, now: Now, key: KeyId) -> Result<(&KeyMeta, &[u8; 32]), Refusal> {
-    let key = usable(store, now, key)?;
-    let secret = key.secret.as_ref().ok_or(Refusal::Denied)?;
-    Ok((&key.meta, secret.as_bytes()))
-}
-
-pub(crate) fn change(changed: Result<(), KeyError>) -> Result<Outcome, Refusal> {
-    match changed {
-        Ok(()) => Ok(Outcome::Done),
-        Err(KeyError::NoSuchKey(_)) => Err(Refusal::Denied),
-        Err(_) => Err(Refusal::Backend),
-    }
-}
-
-fn near(now: Now, time: u64) -> Result<(), Refusal> {
-    if time.abs_diff(now.seconds()) <= CLOCK_SKEW_SECONDS { Ok(()) } else { Err(Refusal::BadArguments) }
 }
 
 fn wish<'a>(now: Now, call: CallKind, meta: &'a KeyMeta, kind: Option<SignatureType>) -> Wish<'a> {
@@ -755,45 +565,5 @@ pub(crate) fn new_key<'a>(call: &'a Call<'a>) -> Option<&'a NewKey<'a>> {
         Call::General(GeneralCall::Unwrap { new, .. }) => Some(new),
         Call::Generate(new) | Call::Import { key: new, .. } => Some(new),
         _ => None,
-    }
-}
-
-/// How much of a rate is left: it fills up in a second, and never holds more than a second's worth.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rate {
-    /// When it was looked at last, and what was left then.
-    last: Option<(Instant, f64)>,
-}
-
-impl Rate {
-    fn take(&mut self, now: Instant, per_second: u32) -> bool {
-        let full = f64::from(per_second);
-        let left = self.last.map_or(full, |(then, left)| {
-            (left + now.saturating_duration_since(then).as_secs_f64() * full).min(full)
-        });
-        let taken = left >= 1.0;
-        self.last = Some((now, if taken { left - 1.0 } else { left }));
-        taken
-    }
-}
-
-/// Wrong passphrases in a row.
-#[derive(Clone, Copy, Debug, Default)]
-struct Guesses {
-    wrong: u32,
-    wait_until: Option<Instant>,
-}
-
-impl Guesses {
-    fn check(&self, now: Instant) -> Result<(), Refusal> {
-        if self.wait_until.is_some_and(|until| now < until) { Err(Refusal::Rate) } else { Ok(()) }
-    }
-
-    fn wrong(&mut self, now: Instant) {
-        self.wrong = self.wrong.saturating_add(1);
-        if let Some(over) = self.wrong.checked_sub(FREE_GUESSES) {
-            let wait = Duration::from_secs(1 << over.min(12)).min(GUESS_WAIT_MAX);
-            self.wait_until = Some(now + wait);
-        }
     }
 }

@@ -5,7 +5,7 @@
 //! to whoever kept one, even if the whole log was written anew.
 //!
 //! Nothing here opens files or reads clocks: a [`Log`] is given a [`Medium`] and the time. The log is a sequence of
-//! `length u16 BE | leaf`, and so are the heads.
+//! `length u16 BE | leaf`, and so are the heads. On disk it lies in segments, which are read one after the other.
 //!
 //! Specification: docs/protocol.md §5.6; RFC 9162 §2.1.
 
@@ -29,6 +29,12 @@ pub use tree::{CHUNK_LEAVES, Chunks, PATH_MAX, Tree, extends, includes, leaf_has
 
 /// Bytes of a leaf or of a head with its signature, at most.
 pub const LEAF_BYTES_MAX: usize = 512;
+
+/// The name of the file with segment `number`, from 0, of the log whose first file is `name`.
+#[must_use]
+pub fn segment_name(name: &str, number: u32) -> String {
+    if number == 0 { name.to_owned() } else { format!("{name}.{number}") }
+}
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

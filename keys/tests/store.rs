@@ -98,7 +98,7 @@ fn keys_that_one_answer_could_not_list_are_not_taken() {
     });
     assert!(matches!(store_error(refused.unwrap()), StoreError::Full));
     assert!(listed > fits, "{listed}");
-    let mut answer = Vec::new();
+    let mut answer = onward_keys::WipedBuffer::new();
     let keys = store.keys().map(|key| key.meta.clone()).collect();
     onward_keys::service::put_answer(&mut answer, 1, &Ok(onward_keys::service::Outcome::Keys(keys)));
     assert!(answer.len() <= onward_keys::service::FRAME_BYTES_MAX);

@@ -350,36 +350,21 @@ fn host_failed(what: &'static str) -> CacheError {
 mod tests {
     use super::*;
     use onward_channels::ok2cry::cache::DisposableKeyState;
-    use onward_channels::ok2cry::{Direction, Policy, Sealed, Terms, seal};
+    use onward_channels::ok2cry::{Direction, Policy, Sealed, seal};
     use onward_keys::{PublicKey, SignatureAlgorithm};
 
     const CTX: [u8; 32] = [7; 32];
 
     fn new(ttl: u16) -> NewDisposableKey<'static> {
         NewDisposableKey {
-            policy: Policy::Strong,
-            direction: Direction::RequestToMe,
             ttl: Some(ttl),
-            aud: "bank",
-            purpose: "pin",
-            binding: None,
-            parent: None,
-            schema: None,
-            exportable: false,
-            delegates: Vec::new(),
+            ..NewDisposableKey::new(Policy::Strong, Direction::RequestToMe, "bank", "pin")
         }
     }
 
     fn sealed_to(made: &MadeKey) -> (DisposableKeyId, Vec<u8>) {
         let body = KeyBody::decode(&made.body).unwrap();
-        let terms = Terms {
-            policy: body.policy,
-            body_hash: body.hash(),
-            direction: body.direction,
-            sealer: None,
-            ctx: CTX,
-            schema: None,
-        };
+        let terms = body.terms(None, CTX);
         let mut random = rand_core::UnwrapErr(getrandom::SysRng);
         let ciphertext = seal(&terms, &body.public, None, b"1234", &mut random).unwrap();
         let sealed = Sealed { policy: body.policy, key_id: body.key_id, ciphertext, signer: None };

@@ -205,16 +205,12 @@ impl Exchanges {
         let signer = self.attested(&self.signing).await?;
         let parent = wish.parent.map(|parent| parent.body.encode());
         let new = NewDisposableKey {
-            policy: wish.policy,
-            direction: wish.direction,
             ttl: wish.ttl,
-            aud: wish.audience,
-            purpose: wish.purpose,
             binding: Some(wish.ctx),
             parent: parent.as_deref(),
             schema: wish.schema,
-            exportable: false,
             delegates: wish.delegates.iter().map(Owner::from).collect(),
+            ..NewDisposableKey::new(wish.policy, wish.direction, wish.audience, wish.purpose)
         };
         let made = self.cache.generate(new).await?;
         let body = KeyBody::decode(&made.body)?;

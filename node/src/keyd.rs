@@ -2,42 +2,37 @@
 //!
 //! Requests go out as they come and are answered in any order, at most [`IN_FLIGHT_MAX`] at a time. A request that is
 //! not answered within [`DEADLINE`], or whose connection is lost, fails: it is not sent again, because it may have
-//! been done. The next request connects anew, so that a service that was started again is found.
+//! been done. A connection is lost also by the service's silence. The next request connects anew, so that a service
+//! that was started again is found.
 //!
 //! Nothing is sent before the kernel has said that the service runs as the expected user. No private key ever comes
 //! here; agreed secrets are wiped from every buffer that they pass through.
 //!
 //! Specification: docs/protocol.md §7.1.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use onward_keys::service::{
-    Call, FRAME_BYTES_MAX, IN_FLIGHT_MAX, KeyMeta, KeyState, NewKey, Refusal, Reply, ReplyError, Request,
-    SIGNATURES, ServiceState, frame,
+    Call, IN_FLIGHT_MAX, KeyMeta, KeyState, NewKey, Refusal, Reply, ReplyError, SIGNATURES, ServiceState,
 };
 use onward_keys::{
     Answer, KeyError, KeyId, KeyInfo, KeyUsage, NonContributory, PublicHalf, SharedSecret, Signature,
     SignatureType, Vault,
 };
-use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, Semaphore, oneshot};
-use zeroize::{Zeroize as _, Zeroizing};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
+use self::connection::{Connection, Patience};
+
+mod connection;
 mod general;
 
 /// How long a request may take, connecting included. Source: docs/protocol.md §7.1.
 pub const DEADLINE: Duration = Duration::from_secs(2);
-
-/// Bytes of requests that wait for a service that takes nothing.
-const UNWRITTEN_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 
 /// How long unlocking may take, where a guess at a passphrase costs time on purpose, and making an RSA key.
 const SLOW_DEADLINE: Duration = Duration::from_secs(30);
@@ -94,7 +89,7 @@ impl KeyClient {
     /// [`Refusal::Rate`] after too many wrong ones; [`KeyError::Locked`] when there is no store.
     pub async fn unlock(&self, passphrase: &[u8], create: bool) -> Result<(), KeyError> {
         let call = Call::Unlock { passphrase, create };
-        self.ask_within(SLOW_DEADLINE, call, None, |reply| reply.done()).await
+        self.ask_within(Patience::Long, call, None, |reply| reply.done()).await
     }
 
     /// Puts another passphrase in the place of the store's; the service has to be unlocked.
@@ -103,7 +98,7 @@ impl KeyClient {
     /// As [`KeyClient::unlock`]; the passphrase is the old one.
     pub async fn change_passphrase(&self, passphrase: &[u8], next: &[u8]) -> Result<(), KeyError> {
         let call = Call::ChangePassphrase { passphrase, next };
-        self.ask_within(SLOW_DEADLINE, call, None, |reply| reply.done()).await
+        self.ask_within(Patience::Long, call, None, |reply| reply.done()).await
     }
 
     /// Has the service wipe every secret.
@@ -136,8 +131,8 @@ impl KeyClient {
     /// [`KeyError::Refused`]: the policy does not allow it, or a key in use has the label.
     pub async fn create(&self, new: NewKey<'_>) -> Result<KeyMeta, KeyError> {
         let slow = new.usage.general().is_some_and(|general| general.kind().is_rsa());
-        let deadline = if slow { SLOW_DEADLINE } else { DEADLINE };
-        self.ask_within(deadline, Call::Generate(new), None, |reply| reply.key()).await
+        let patience = if slow { Patience::Long } else { Patience::Usual };
+        self.ask_within(patience, Call::Generate(new), None, |reply| reply.key()).await
     }
 
     /// Hands a private key over, in the form of its type, which keeps the name `id` if given. For operators.
@@ -176,25 +171,35 @@ impl KeyClient {
         key: Option<KeyId>,
         read: impl FnOnce(&Reply<'_>) -> Result<T, ReplyError>,
     ) -> Result<T, KeyError> {
-        self.ask_within(DEADLINE, call, key, read).await
+        self.ask_within(Patience::Usual, call, key, read).await
     }
 
     async fn ask_within<T>(
         &self,
-        deadline: Duration,
+        patience: Patience,
         call: Call<'_>,
         key: Option<KeyId>,
         read: impl FnOnce(&Reply<'_>) -> Result<T, ReplyError>,
     ) -> Result<T, KeyError> {
-        let answered = tokio::time::timeout(deadline, async {
+        let until = Instant::now() + patience.deadline();
+        let prepared = timeout_at(until, async {
             // Closed never: it lives as long as this.
-            let _place = self.shared.in_flight.acquire().await.map_err(unavailable)?;
-            let connection = self.shared.connection().await?;
-            connection.ask(call).await
+            let place = self.shared.in_flight.acquire().await.map_err(unavailable)?;
+            Ok::<_, KeyError>((place, self.shared.connection().await?))
         });
-        let content = answered.await.map_err(|_| unavailable(Refusal::Timeout))??;
+        let (_place, connection) = prepared.await.map_err(|_| unavailable(Refusal::Timeout))??;
+        let content = connection.ask(call, until, patience).await?;
         let reply = Reply::decode(&content).map_err(unavailable)?;
         read(&reply).map_err(|error| refused(error, key))
+    }
+}
+
+impl Patience {
+    fn deadline(self) -> Duration {
+        match self {
+            Self::Usual => DEADLINE,
+            Self::Long => SLOW_DEADLINE,
+        }
     }
 }
 
@@ -283,7 +288,6 @@ impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.get_mut().take() {
             connection.lose();
-            connection.unwritten.notify_one();
         }
     }
 }
@@ -294,198 +298,6 @@ impl Drop for Shared {
 struct WrongUser {
     expected: u32,
     found: u32,
-}
-
-/// The connection was lost before the answer came: what was asked may have been done.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection to the key service was lost")]
-struct Lost;
-
-/// The content of an answer's frame.
-type Content = Zeroizing<Vec<u8>>;
-
-/// One connection, with a task that reads answers and writes what could not be written at once.
-struct Connection {
-    writer: OwnedWriteHalf,
-    state: Mutex<ConnectionState>,
-    /// There is something to write.
-    unwritten: Notify,
-    lost: AtomicBool,
-}
-
-#[derive(Default)]
-struct ConnectionState {
-    next_id: u32,
-    waiting: HashMap<u32, oneshot::Sender<Content>>,
-    /// What the socket did not take at once.
-    unwritten: Vec<u8>,
-}
-
-impl Connection {
-    fn start(stream: UnixStream) -> Arc<Self> {
-        let (reader, writer) = stream.into_split();
-        let connection = Arc::new(Self {
-            writer,
-            state: Mutex::default(),
-            unwritten: Notify::new(),
-            lost: AtomicBool::new(false),
-        });
-        // Ends with the connection: when the service closes it, or when nobody has the client any more.
-        tokio::spawn(drive(Arc::clone(&connection), reader));
-        connection
-    }
-
-    fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire)
-    }
-
-    fn state(&self) -> MutexGuard<'_, ConnectionState> {
-        // Nothing that can panic runs between two changes that belong together.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn ask(&self, call: Call<'_>) -> Result<Content, KeyError> {
-        let (answer, answered) = oneshot::channel();
-        let id = self.send(call, answer).map_err(unavailable)?;
-        let _forget = Forget { connection: self, id };
-        answered.await.map_err(|_| unavailable(Lost))
-    }
-
-    /// Writes the request at once if the socket takes it, else leaves the rest to the task.
-    fn send(&self, call: Call<'_>, answer: oneshot::Sender<Content>) -> io::Result<u32> {
-        // Of its whole size at once: a buffer that has to move is wiped where it was by nobody.
-        let long = matches!(call, Call::General(_) | Call::Import { .. });
-        let mut framed =
-            Zeroizing::new(Vec::with_capacity(if long { LONG_REQUEST_BYTES } else { REQUEST_BYTES }));
-        let mut state = self.state();
-        if self.is_lost() {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        let id = state.next_id;
-        state.next_id = id.wrapping_add(1);
-        Request { id, call }.put(&mut framed);
-        let mut written = 0;
-        if state.unwritten.is_empty() {
-            written = match self.writer.try_write(&framed) {
-                Ok(written) => written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) => return Err(error),
-            };
-        }
-        if state.unwritten.len() + framed.len() - written > UNWRITTEN_BYTES_MAX {
-            // The service takes nothing: the connection counts as lost.
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        state.unwritten.extend_from_slice(&framed[written..]);
-        state.waiting.insert(id, answer);
-        if written < framed.len() {
-            self.unwritten.notify_one();
-        }
-        Ok(id)
-    }
-
-    /// Writes what waits; `false` while the socket takes no more.
-    fn write(&self) -> io::Result<bool> {
-        let mut state = self.state();
-        while !state.unwritten.is_empty() {
-            match self.writer.try_write(&state.unwritten) {
-                Ok(written) => wipe_front(&mut state.unwritten, written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Hands the whole frames in `input` to those who wait, and says how many bytes they took.
-    fn deliver(&self, input: &[u8]) -> io::Result<usize> {
-        let mut used = 0;
-        loop {
-            let malformed = |_| io::Error::from(io::ErrorKind::InvalidData);
-            let Some((content, length)) = frame(&input[used..]).map_err(malformed)? else {
-                return Ok(used);
-            };
-            let id = Reply::decode(content).map_err(malformed)?.id;
-            // Nobody waits any more for what came too late.
-            if let Some(answer) = self.state().waiting.remove(&id) {
-                let _ = answer.send(Zeroizing::new(content.to_vec()));
-            }
-            used += length;
-        }
-    }
-
-    /// Fails everything that waits.
-    fn lose(&self) {
-        let mut state = self.state();
-        self.lost.store(true, Ordering::Release);
-        state.waiting.clear();
-        state.unwritten.zeroize();
-    }
-}
-
-/// Takes a request off the list when nobody waits for its answer any more.
-struct Forget<'a> {
-    connection: &'a Connection,
-    id: u32,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.connection.state().waiting.remove(&self.id);
-    }
-}
-
-/// Reads answers, and writes what the socket did not take at once, until the connection is lost or unused.
-async fn drive(connection: Arc<Connection>, mut reader: OwnedReadHalf) {
-    let mut input = Zeroizing::new(Vec::with_capacity(READ_BYTES));
-    while !connection.is_lost() {
-        if step(&connection, &mut reader, &mut input).await.is_err() {
-            connection.lose();
-        }
-    }
-}
-
-/// Waits for one thing to happen and does what follows.
-async fn step(connection: &Connection, reader: &mut OwnedReadHalf, input: &mut Content) -> io::Result<()> {
-    if !connection.write()? {
-        // The socket is full: answers are read meanwhile, or both ends would wait for each other.
-        tokio::select! {
-            ready = connection.writer.ready(Interest::WRITABLE) => return ready.map(|_| ()),
-            read = read(reader, input) => read?,
-        }
-    } else {
-        tokio::select! {
-            () = connection.unwritten.notified() => return Ok(()),
-            read = read(reader, input) => read?,
-        }
-    }
-    let used = connection.deliver(input)?;
-    wipe_front(input, used);
-    Ok(())
-}
-
-/// Takes the first `used` bytes off, and wipes where what follows them was.
-fn wipe_front(buffer: &mut Vec<u8>, used: usize) {
-    buffer.copy_within(used.., 0);
-    let kept = buffer.len() - used;
-    buffer[kept..].zeroize();
-    buffer.truncate(kept);
-}
-
-/// Appends what comes to `input`, which never moves without being wiped.
-async fn read(reader: &mut OwnedReadHalf, input: &mut Content) -> io::Result<()> {
-    if input.len() == input.capacity() {
-        if input.len() > FRAME_BYTES_MAX + 4 {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let mut larger = Zeroizing::new(Vec::with_capacity(2 * input.capacity()));
-        larger.extend_from_slice(input);
-        *input = larger;
-    }
-    match reader.read_buf(&mut **input).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
-    }
 }
 
 fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> KeyError {
@@ -502,9 +314,3 @@ fn refused(error: ReplyError, key: Option<KeyId>) -> KeyError {
         (error, _) => unavailable(error),
     }
 }
-
-/// Most requests are shorter, and every one with a secret in it but those below.
-const REQUEST_BYTES: usize = 2304;
-/// More than the longest request with data or a private key in it.
-const LONG_REQUEST_BYTES: usize = 68 * 1024;
-const READ_BYTES: usize = 16 * 1024;

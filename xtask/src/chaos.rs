@@ -15,7 +15,7 @@ use crate::run::{self, Streams};
 /// Which rows, and how much of each.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Rows such as `A12` or `R13`, or `queue`, `broker` or `keyd` for groups of them; all of them when none is named.
+    /// Rows such as `A12` or `R13`, or `queue`, `broker`, `keyd` or `ok2cry` for groups of them; all of them when none is named.
     rows: Vec<String>,
     /// Measure at the full size, optimised: hours instead of minutes.
     #[arg(long)]
@@ -27,6 +27,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("QUEUE", &["A40", "A42", "R1", "R2", "R3", "R4"]),
     ("BROKER", &["A39", "A41", "A42", "R5", "R6"]),
     ("KEYD", &["A49", "A50", "A51", "A52", "A53", "R21"]),
+    ("OK2CRY", &["A45", "A46", "A47", "R24"]),
 ];
 
 /// A figure as a test prints it.

@@ -38,7 +38,7 @@ use self::records::Records;
 use self::wheel::Wheel;
 use super::{
     CHILD_MARGIN_SECONDS, DisposableKey, DisposableKeyId, ExchangeError, KeyBody, Policy, Sealed,
-    TTL_SECONDS_MAX, Terms, open, pem,
+    TTL_SECONDS_MAX, open, pem,
 };
 use crate::identity::IdPayload;
 use crate::random::SeededRandom;
@@ -55,8 +55,9 @@ pub use owner::{Asker, Owner, Quota};
 /// Failed uses that end a key.
 pub const FAILURES_MAX: u8 = 8;
 
-/// Keys that one turn of the sweep ends or forgets, at most: well below a millisecond.
-pub const SWEEP_MAX: usize = 128;
+/// Keys that one turn of the sweep ends, and as many that it forgets, at most: well below a millisecond, so that no
+/// request waits longer for it.
+pub const SWEEP_MAX: usize = 32;
 
 /// How long a key's record is kept after its epoch's key is wiped, for whoever asks for evidence of its end.
 pub const EVIDENCE_KEPT: Duration = Duration::from_secs(300);
@@ -188,17 +189,14 @@ impl Cache {
         if !(1..=TTL_SECONDS_MAX).contains(&ttl) || parent.as_ref().is_some_and(outlives) {
             return Err(CacheRefusal::Policy);
         }
-        // Before anything is computed: a refused request must cost little.
-        self.admit(now, asker)?;
         let mut random = SeededRandom::new(seed);
         let [a, b, c, d, ..] = self.replica;
         let mut key_id: [u8; 16] = random.bytes();
         key_id[..4].copy_from_slice(&[a, b, c, d]);
-        let key = DisposableKey::generate(new.policy, &mut random).map_err(|_| CacheRefusal::Busy)?;
-        let body = KeyBody {
+        let mut body = KeyBody {
             policy: new.policy,
             key_id: DisposableKeyId::from_bytes(key_id),
-            public: key.public().to_vec(),
+            public: vec![0; new.policy.public_bytes()],
             direction: new.direction,
             iat,
             ttl,
@@ -208,6 +206,10 @@ impl Cache {
             parent: parent.map(|parent| parent.key_id),
             schema: new.schema,
         };
+        // Before any key is computed: a refused request must cost little.
+        self.admit(now, asker, key_bytes(&body.encode(), &new.delegates))?;
+        let key = DisposableKey::generate(new.policy, &mut random).map_err(|_| CacheRefusal::Busy)?;
+        body.public = key.public().to_vec();
         let expires = now.boot + Duration::from_secs(ttl.into());
         let (exportable, delegates) = (new.exportable, &new.delegates[..]);
         self.insert(now, asker, &body, expires, (exportable, delegates), key.private(), &mut random)
@@ -236,7 +238,7 @@ impl Cache {
         if !is_of_now || left.is_zero() || !is_ours || self.records.get(&body.key_id).is_some() {
             return Err(CacheRefusal::Policy);
         }
-        self.admit(now, asker)?;
+        self.admit(now, asker, key_bytes(&body.encode(), &[]))?;
         let opened = PUT_SUITE
             .open(Backend::best(), self.put_key.as_bytes(), enc, (&info, &[]), ct)
             .map_err(|_| CacheRefusal::BadSealed)?;
@@ -249,11 +251,12 @@ impl Cache {
         self.insert(now, asker, &body, expires, (false, &[]), key.private(), &mut SeededRandom::new(seed))
     }
 
-    /// Whether there may be one more key.
-    fn admit(&self, now: Moment, asker: &Asker) -> Result<(), CacheRefusal> {
+    /// Whether there may be one more key, which counts for `bytes`.
+    fn admit(&self, now: Moment, asker: &Asker, bytes: u64) -> Result<(), CacheRefusal> {
         let is_full = self.live >= self.limits.keys_max || self.records.len() >= self.limits.records_max;
-        let account = self.accounts.get(&asker.owner);
-        if is_full || account.is_some_and(|account| !account.has_room(now.boot, &asker.quota)) {
+        let none = Account::default();
+        let account = self.accounts.get(&asker.owner).unwrap_or(&none);
+        if is_full || !account.has_room(now.boot, &asker.quota, bytes) {
             return Err(CacheRefusal::Overload);
         }
         Ok(())
@@ -349,14 +352,7 @@ impl Cache {
         if !fits {
             return Err(CacheRefusal::BadSealed);
         }
-        let terms = Terms {
-            policy: record.policy,
-            body_hash: hash(&live.body),
-            direction: body.direction,
-            sealer: signer.map(|payload| payload.identifier()),
-            ctx: *ctx,
-            schema: body.schema,
-        };
+        let terms = body.terms(signer.map(|payload| payload.identifier()), *ctx);
         let private = self.unwrap(record, live, &body)?;
         let ciphertext = &sealed.ciphertext;
         let opened = open(&terms, private.as_bytes(), ciphertext.enc.as_deref(), &ciphertext.ct);
@@ -649,30 +645,13 @@ mod tests {
         let mut cache = Cache::new(CacheLimits::default(), Keep::on_heap(), &[1; 32], 0).unwrap();
         let mut bodies = Vec::new();
         for seed in [2, 3] {
-            let new = NewDisposableKey {
-                policy: Policy::NoiseAnonymous,
-                direction: Direction::AnswerToMe,
-                ttl: Some(60),
-                aud: "bank",
-                purpose: "pin",
-                binding: None,
-                parent: None,
-                schema: None,
-                exportable: false,
-                delegates: Vec::new(),
-            };
+            let (policy, direction) = (Policy::NoiseAnonymous, Direction::AnswerToMe);
+            let new = NewDisposableKey::new(policy, direction, "bank", "pin");
             let made = cache.generate(NOW, &asker(), &new, &[seed; 32]).unwrap();
             bodies.push(KeyBody::decode(&made.body).unwrap());
         }
         let [first, second] = &bodies[..] else { panic!("two keys") };
-        let terms = Terms {
-            policy: first.policy,
-            body_hash: first.hash(),
-            direction: first.direction,
-            sealer: None,
-            ctx: [9; 32],
-            schema: None,
-        };
+        let terms = first.terms(None, [9; 32]);
         let Ciphertext { enc, ct } =
             seal(&terms, &first.public, None, b"1234", &mut SeededRandom::new(&[4; 32])).unwrap();
         let (policy, key_id) = (first.policy, first.key_id);

@@ -234,15 +234,7 @@ impl VerifiedKey {
         check_fresh(&body, now)?;
         sealing.children.iter().try_for_each(|child| check_child(child, &body))?;
         check_schema(&body, sealing.schema, plaintext)?;
-        let body_hash = body.hash();
-        let mut terms = Terms {
-            policy: body.policy,
-            body_hash,
-            direction: body.direction,
-            sealer: None,
-            ctx,
-            schema: body.schema,
-        };
+        let mut terms = body.terms(None, ctx);
         let policy = body.policy;
         if policy == Policy::Noise {
             let (vault, key) = sealing.sealer.ok_or(ExchangeError::Unsigned)?;
@@ -263,7 +255,7 @@ impl VerifiedKey {
         let signer = match sealing.sealer {
             None => None,
             Some((vault, key)) => {
-                let statement = statement(&ciphertext, &key.identifier, &body_hash, &ctx);
+                let statement = statement(&ciphertext, &key.identifier, &terms.body_hash, &ctx);
                 Some(key.sign(vault, SignatureType::Ok2crySealed, &statement).await?)
             }
         };
@@ -326,14 +318,7 @@ impl Expected<'_> {
             None if body.policy == Policy::Noise || matches!(trust, SealerTrust::Anybody) => None,
             None => return Err(ExchangeError::Unsigned),
         };
-        Ok(Terms {
-            policy: body.policy,
-            body_hash,
-            direction: body.direction,
-            sealer,
-            ctx,
-            schema: body.schema,
-        })
+        Ok(body.terms(sealer, ctx))
     }
 
     /// Takes what was opened under `terms`: in policy 2 verifies who sealed it, and validates it by `schema`.

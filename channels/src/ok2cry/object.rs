@@ -12,7 +12,7 @@ use minicbor::decode::{self, Decode, Decoder};
 use minicbor::encode::{self, Encode, Encoder, Write};
 use onward_keys::{Signature, hash};
 
-use super::{Ciphertext, Direction, ExchangeError, Policy};
+use super::{Ciphertext, Direction, ExchangeError, Policy, Terms};
 use crate::identity::{IdPayload, Identifier, PAYLOAD_BYTES_MAX};
 use crate::signed;
 use crate::strict;
@@ -94,6 +94,13 @@ impl KeyBody {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         strict::encode(self)
+    }
+
+    /// What an exchange with this key is about: the request `ctx`, and `sealer` if it signs what it seals.
+    #[must_use]
+    pub fn terms(&self, sealer: Option<Identifier>, ctx: [u8; 32]) -> Terms {
+        let Self { policy, direction, schema, .. } = *self;
+        Terms { policy, body_hash: self.hash(), direction, sealer, ctx, schema }
     }
 
     /// H of the body's bytes, by which exchanges name it.

@@ -65,12 +65,20 @@ impl Policy {
         }
     }
 
+    /// The length of a public key.
+    pub(super) fn public_bytes(self) -> usize {
+        match self {
+            Self::Strong => pem::PEM_BYTES,
+            Self::Noise | Self::NoiseAnonymous => 32,
+            Self::StrongPq => HpkeSuite::XWingChaCha20Poly1305.public_key_bytes(),
+        }
+    }
+
     /// Whether `public` has the one form of this policy's public keys. Whether it is a point, sealing finds out.
     pub(super) fn takes(self, public: &[u8]) -> bool {
         match self {
             Self::Strong => pem::decode(public).is_some(),
-            Self::Noise | Self::NoiseAnonymous => public.len() == 32,
-            Self::StrongPq => public.len() == HpkeSuite::XWingChaCha20Poly1305.public_key_bytes(),
+            Self::Noise | Self::NoiseAnonymous | Self::StrongPq => public.len() == self.public_bytes(),
         }
     }
 

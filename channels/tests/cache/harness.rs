@@ -6,7 +6,7 @@ use onward_channels::ok2cry::cache::{
     Asker, CacheCall, CacheHost, CacheLimits, CacheOutcome, CachePast, CacheRefusal, KeyStat, MadeKey,
     MemoryLog, Moment, NewDisposableKey, Owner, Quota,
 };
-use onward_channels::ok2cry::{Direction, DisposableKeyId, KeyBody, Policy, Sealed, Terms, seal};
+use onward_channels::ok2cry::{Direction, DisposableKeyId, KeyBody, Policy, Sealed, seal};
 use onward_keys::audit::{Evidence, Leaf, Log, Tree, Watch};
 use onward_keys::{Keep, KeyUsage, PublicKey, SignatureAlgorithm, SignatureType, private};
 
@@ -151,14 +151,7 @@ impl Key {
 
     pub(crate) fn sealed_for(&self, ctx: &[u8; 32]) -> Vec<u8> {
         let body = &self.body;
-        let terms = Terms {
-            policy: body.policy,
-            body_hash: body.hash(),
-            direction: body.direction,
-            sealer: None,
-            ctx: *ctx,
-            schema: body.schema,
-        };
+        let terms = body.terms(None, *ctx);
         let ciphertext = seal(&terms, &body.public, None, PIN, &mut Seeded(0)).unwrap();
         Sealed { policy: body.policy, key_id: body.key_id, ciphertext, signer: None }.encode()
     }
@@ -166,18 +159,7 @@ impl Key {
 
 /// A key that asks for nothing in particular.
 pub(crate) fn plain() -> NewDisposableKey<'static> {
-    NewDisposableKey {
-        policy: Policy::NoiseAnonymous,
-        direction: Direction::AnswerToMe,
-        ttl: None,
-        aud: "bank",
-        purpose: "card-pin",
-        binding: None,
-        parent: None,
-        schema: None,
-        exportable: false,
-        delegates: Vec::new(),
-    }
+    NewDisposableKey::new(Policy::NoiseAnonymous, Direction::AnswerToMe, "bank", "card-pin")
 }
 
 /// User `uid`, whom no rate holds up.

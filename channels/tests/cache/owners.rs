@@ -86,6 +86,18 @@ fn a46_one_client_that_asks_for_everything_takes_its_quota_and_no_more() {
 }
 
 #[test]
+fn a_quota_in_bytes_is_met_to_the_byte() {
+    let mut cache = Fixture::new();
+    let with = |bytes_max| Asker { quota: Quota { bytes_max, ..asker(1).quota }, ..asker(1) };
+    let one = (1..4096).find(|bytes| cache.make(&with(*bytes), plain()).is_ok()).unwrap();
+    // What was refused has left nothing.
+    assert_eq!(cache.host.status().records, 1);
+    let refused = cache.make(&with(2 * one - 1), plain()).map(drop);
+    assert_eq!(refused, Err(CacheRefusal::Overload));
+    assert!(cache.make(&with(2 * one), plain()).is_ok());
+}
+
+#[test]
 fn a_rate_and_a_number_of_keys_bound_each_owner_and_all_together() {
     let limits = CacheLimits { keys_max: 5, ..CacheLimits::default() };
     let mut cache = Fixture::with(limits);

@@ -1,6 +1,6 @@
 //! `onward audit`: the key service's record of what was done with which key.
 
-use onward::audit::{Tree, verify};
+use onward::audit::{Tree, segment_name, verify};
 use onward::{PublicKey, SignatureAlgorithm};
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::state::State;
 pub(crate) fn run(state: &State, command: AuditCommand, output: Output) -> Result<(), CliError> {
     match command {
         AuditCommand::Verify { at, signer } => {
-            let log = read(state, &at, "audit.log")?;
+            let log = read_log(state, &at)?;
             let heads = read(state, &at, "audit.heads")?;
             let signer = match signer {
                 Some(signer) => signer,
@@ -36,7 +36,7 @@ pub(crate) fn run(state: &State, command: AuditCommand, output: Output) -> Resul
             )
         }
         AuditCommand::Show { at, last } => {
-            let log = read(state, &at, "audit.log")?;
+            let log = read_log(state, &at)?;
             let mut leaves = Vec::new();
             Tree::read(&log[..], |leaf, _, _| leaves.push(leaf.clone()))
                 .map_err(|error| CliError::new(Code::Audit, "the record was changed").because(error))?;
@@ -57,6 +57,21 @@ pub(crate) fn run(state: &State, command: AuditCommand, output: Output) -> Resul
         }
     }
 }
+
+/// All segments of the record.
+fn read_log(state: &State, at: &AtService) -> Result<Vec<u8>, CliError> {
+    let mut log = read(state, at, LOG)?;
+    let directory = service_dir(state, at);
+    for segment in (1..).map(|number| segment_name(LOG, number)) {
+        if !directory.join(&segment).exists() {
+            break;
+        }
+        log.append(&mut read(state, at, &segment)?);
+    }
+    Ok(log)
+}
+
+const LOG: &str = "audit.log";
 
 fn read(state: &State, at: &AtService, name: &str) -> Result<Vec<u8>, CliError> {
     let path = service_dir(state, at).join(name);

@@ -262,6 +262,14 @@ fn the_record_is_verified_and_an_edit_is_found() {
     assert_eq!(events, ["start", "created", "stop"]);
     let log = service.home.path().join("keyd/audit.log");
     let mut edited = std::fs::read(&log).unwrap();
+    // A record is all of its segments.
+    let (first, second) = edited.split_at(edited.len() / 2);
+    let next = service.home.path().join("keyd/audit.log.1");
+    std::fs::write(&log, first).unwrap();
+    std::fs::write(&next, second).unwrap();
+    assert_eq!(service.json(&["audit", "verify"])["leaves"].as_u64(), Some(3));
+    std::fs::remove_file(&next).unwrap();
+    service.run(&["audit", "verify"]).fails("E0707", 1);
     let last = edited.len() - 1;
     edited[last] ^= 1;
     std::fs::write(&log, edited).unwrap();

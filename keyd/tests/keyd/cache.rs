@@ -8,7 +8,7 @@ use onward_channels::ok2cry::cache::{
     CacheCall, CacheRefusal, KeyLife, MadeKey, NewDisposableKey, OpenedBytes, seal_private,
 };
 use onward_channels::ok2cry::{
-    Direction, DisposableKey, DisposableKeyId, KeyBody, Policy, Sealed, SignerProof, Terms, seal,
+    Direction, DisposableKey, DisposableKeyId, KeyBody, Policy, Sealed, SignerProof, seal,
 };
 use onward_keys::audit::{Event, Evidence, Tree, Watch, verify};
 use onward_keys::service::{Call, Refusal};
@@ -194,18 +194,7 @@ fn after_a_kill_the_epochs_that_were_open_are_lost_on_record() {
 }
 
 fn plain() -> NewDisposableKey<'static> {
-    NewDisposableKey {
-        policy: Policy::NoiseAnonymous,
-        direction: Direction::AnswerToMe,
-        ttl: None,
-        aud: "bank",
-        purpose: "card-pin",
-        binding: None,
-        parent: None,
-        schema: None,
-        exportable: false,
-        delegates: Vec::new(),
-    }
+    NewDisposableKey::new(Policy::NoiseAnonymous, Direction::AnswerToMe, "bank", "card-pin")
 }
 
 fn make(client: &mut Client, new: NewDisposableKey<'_>) -> MadeKey {
@@ -218,14 +207,7 @@ fn open(client: &mut Client, key: DisposableKeyId, sealed: &[u8]) -> Result<Open
 
 fn sealed_to(made: &MadeKey, plaintext: &[u8]) -> (DisposableKeyId, Vec<u8>) {
     let body = KeyBody::decode(&made.body).unwrap();
-    let terms = Terms {
-        policy: body.policy,
-        body_hash: body.hash(),
-        direction: body.direction,
-        sealer: None,
-        ctx: CTX,
-        schema: None,
-    };
+    let terms = body.terms(None, CTX);
     let ciphertext = seal(&terms, &body.public, None, plaintext, &mut random()).unwrap();
     let sealed = Sealed { policy: body.policy, key_id: body.key_id, ciphertext, signer: None };
     (body.key_id, sealed.encode())

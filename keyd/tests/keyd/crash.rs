@@ -66,8 +66,8 @@ async fn r21_a_killed_service_costs_typed_errors_and_nothing_else() {
         made = found.len();
     }
     row.exactly("errors without a type", wrong, 0);
-    row.takes_at_most("slowest error, ms", failing.percentile_ms(100), 1000.0);
-    row.takes_at_most("median restart, ms", restarting.percentile_ms(50), 5000.0);
+    row.takes_at_most("slowest error, ms", failing.percentile_ms(100), 100.0);
+    row.takes_at_most("median restart, ms", restarting.percentile_ms(50), 500.0);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use onward_channels::ok2cry::cache::{CacheCall, CacheRefusal, CacheReply, CacheR
 use onward_keys::general::request::GeneralCall;
 use onward_keys::general::{Form, Mode, Scheme};
 use onward_keys::service::{Call, KeyMeta, NewKey, Refusal, Reply, ReplyError, Request, frame};
-use onward_keys::{KeyId, KeyUsage, SignatureType};
+use onward_keys::{KeyId, KeyUsage, SignatureType, WipedBuffer};
 
 pub(crate) const PASSPHRASE: &str = "a passphrase of a test";
 
@@ -243,7 +243,7 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, request: &Request<'_>) {
-        let mut framed = Vec::new();
+        let mut framed = WipedBuffer::new();
         request.put(&mut framed);
         // One that is closed says so at the next read.
         let _ = self.stream.write_all(&framed);

