@@ -95,7 +95,10 @@ impl Fuzzed {
     }
 
     fn make(&mut self, step: u64, ttl: u16) {
-        let new = NewDisposableKey { ttl: Some(ttl), ..NewDisposableKey::new(Policy::NoiseAnonymous, Direction::AnswerToMe, "a", "p") };
+        let new = NewDisposableKey {
+            ttl: Some(ttl),
+            ..NewDisposableKey::new(Policy::NoiseAnonymous, Direction::AnswerToMe, "a", "p")
+        };
         let seed = onward_keys::hash(&step.to_be_bytes());
         match self.host.handle(self.now, &asker(1), &CacheCall::Generate(new), &seed) {
             Ok(CacheOutcome::Made(made)) => {
