@@ -7,6 +7,7 @@
 
 mod cache;
 mod datagrams;
+mod exchange;
 mod handshakes;
 mod keyd;
 mod measure;
@@ -40,6 +41,7 @@ const GROUPS: &[Group] = &[
     ("queue", queues, &[2]),
     ("keyd", keyd::run, &[2]),
     ("ok2cry.cache", cache::run, &[1]),
+    ("ok2cry.chain", exchange::run, &[2]),
 ];
 
 fn main() {
