@@ -467,7 +467,7 @@ impl Code {
                 "E0708",
                 Exit::NotAllowed,
                 "onward ok2cry inspect shows what a key or something sealed says",
-                "A disposable key, or what was sealed to one, was refused: nobody who is trusted signed it, its time is over, it is for another audience, request or direction, or the content does not follow the schema that the key names. What was sealed is verified before its key is used, so a forgery costs no key.",
+                "A disposable key, or what was sealed to one, was refused: nobody who is trusted signed it, its time is over, it is for another audience, request or direction, or the content does not follow the schema that the key names. Except with the policy noise, whose sealer is shown inside, what was sealed is verified before its key is used, so that a forgery costs no key.",
             ),
             Self::KeyGone => entry(
                 "E0709",

@@ -71,7 +71,10 @@ impl OwnRecord {
     pub(crate) fn keep_head(&self, state: &State, watch: &Watch) -> Result<(), CliError> {
         match watch.latest() {
             Some(Head { log_id, size, time, root }) => {
-                state.heads().add(&self.signer, &format!("{} {size} {time} {}", hex(log_id), hex(root)))
+                let text = format!("{} {size} {time} {}", hex(log_id), hex(root));
+                // Of two commands at once, the later one may have seen the shorter log.
+                let is_older = |kept: &str| read_head(kept).is_none_or(|head| head.size <= *size);
+                state.heads().advance(&self.signer, &text, is_older)
             }
             None => Ok(()),
         }

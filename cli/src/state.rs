@@ -228,6 +228,22 @@ impl Book {
         })
     }
 
+    /// Adds an entry, or replaces one that `is_older` says is older: nobody else has it changed meanwhile.
+    pub(crate) fn advance(
+        &self,
+        name: &str,
+        text: &str,
+        is_older: impl Fn(&str) -> bool,
+    ) -> Result<(), CliError> {
+        checked_name(name)?;
+        self.change(|entries| {
+            if entries.get(name).is_none_or(|kept| is_older(kept)) {
+                entries.insert(name.to_owned(), text.to_owned());
+            }
+            Ok(())
+        })
+    }
+
     /// Removes an entry.
     ///
     /// # Errors

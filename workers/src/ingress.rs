@@ -192,6 +192,7 @@ impl Ingress {
         let (used, taken) = lane.paused(began);
         let part = most.saturating_sub(used) / PAUSE_PARTS;
         let mut parts = if part.is_zero() { 0 } else { PAUSE_PARTS };
+        let mut end = began + part;
         loop {
             let drained = lane.drained.notified();
             match self.queue(blocked) {
@@ -203,8 +204,9 @@ impl Ingress {
                 lane.state().slow = true;
                 break;
             }
-            if tokio::time::timeout(part, drained).await.is_err() {
+            if tokio::time::timeout_at(end, drained).await.is_err() {
                 parts -= 1;
+                end = Instant::now() + part;
             }
         }
         self.router.report(blocked.message, ErrorCode::Overloaded);

@@ -311,7 +311,7 @@ fn refused(what: &str, error: NodeError) -> CliError {
         NodeError::Exchange(ExchangeError::Schema) => {
             return CliError::new(Code::Exchange, what)
                 .because(error)
-                .help("give the schema that the key was made with: --schema FILE, or none");
+                .help("give the schema that the key was made with (--schema FILE, or none), which the content must follow");
         }
         NodeError::Cache(CacheError::Refused(CacheRefusal::NotFound)) => Code::KeyGone,
         NodeError::Cache(CacheError::Refused(_)) => Code::Exchange,

@@ -21,7 +21,7 @@ use super::{ABANDONED, FETCH, FETCH_BYTES, LEASE};
 const REQUESTS_MAX: usize = 1024;
 /// Subscriptions at once; one more is refused.
 const SUBSCRIPTIONS_MAX: usize = 4096;
-/// Of them, what comes by one connection or channel, so that nobody takes the places of all others.
+/// Of them, what comes by one connection or channel, so that none takes the places of all others.
 const SUBSCRIPTIONS_FLOW_MAX: usize = 512;
 /// Deliveries of one subscription that are not settled yet.
 const PREFETCH: usize = 256;
@@ -146,11 +146,23 @@ impl Shared {
     ) -> Result<QueueAnswer, QueueError> {
         let waiting = {
             let mut served = self.served();
-            let is_full = served.len() >= SUBSCRIPTIONS_MAX
-                || !served.contains_key(&id)
-                    && served.values().filter(|entry| entry.flow == flow).count() >= SUBSCRIPTIONS_FLOW_MAX;
+            let is_counted = served.get(&id).is_some_and(|entry| entry.flow == flow);
+            let by_flow = || served.values().filter(|entry| entry.flow == flow).count();
+            let limit = match () {
+                () if is_counted => None,
+                () if by_flow() >= SUBSCRIPTIONS_FLOW_MAX => Some(SUBSCRIPTIONS_FLOW_MAX),
+                () if served.len() >= SUBSCRIPTIONS_MAX && !served.contains_key(&id) => {
+                    Some(SUBSCRIPTIONS_MAX)
+                }
+                () => None,
+            };
+            if let Some(limit) = limit {
+                return Err(QueueError::QuotaExceeded { quota: "subscriptions", limit: limit as u64 });
+            }
             match served.get_mut(&id) {
                 Some(entry) if entry.subject == subject => {
+                    // After its connection was lost it comes by another, and counts there.
+                    entry.flow = flow;
                     entry.heard = Instant::now();
                     // Two fetches of one subscription at once: the second one has nothing to wait for.
                     let Some(subscription) = entry.subscription.take() else {
@@ -159,12 +171,6 @@ impl Shared {
                     Some(subscription)
                 }
                 Some(_) => return Err(QueueError::Closed),
-                None if is_full => {
-                    return Err(QueueError::QuotaExceeded {
-                        quota: "subscriptions",
-                        limit: SUBSCRIPTIONS_FLOW_MAX as u64,
-                    });
-                }
                 None => {
                     let entry = Served {
                         flow,

@@ -181,8 +181,8 @@ impl<S: Slip> Desk<S> {
         Some(held)
     }
 
-    /// Makes a message a dead letter; one that is in their lane already is done with.
-    async fn bury(&self, held: &Held<S>, reason: Reason) -> Result<(), QueueError> {
+    /// Stores the dead letter of a message; one that is in their lane already needs none.
+    async fn write_letter(&self, held: &Held<S>, reason: Reason) -> Result<(), QueueError> {
         if self.subject.lane() != Lane::DeadLetters {
             let letter = DeadLetter { reason, attempts: held.attempt, original: held.bytes.clone() };
             let mut mid = [0; 16];
@@ -191,18 +191,23 @@ impl<S: Slip> Desk<S> {
             let (ttl, bytes) = (DEAD_LETTER_AGE, letter.encode());
             self.broker.publish(Publish { subject, mid: Mid::new(mid), ttl, bytes }).await?;
         }
-        held.slip.clone().acknowledge().await
+        Ok(())
     }
 
-    /// [`bury`](Self::bury), and holds on to the message when that fails, or gives it back when the subscription is over.
-    async fn bury_or_keep(&self, tag: u64, held: Held<S>, reason: Reason) -> Result<(), QueueError> {
-        let buried = self.bury(&held, reason).await;
-        if buried.is_err()
-            && let Some(held) = self.keep(tag, held)
-        {
+    /// Makes a message a dead letter. Without the letter it is held on to, or given back when the subscription is over;
+    /// with it only the broker hands it out again, so that no acknowledgement that fails makes a second letter by itself.
+    async fn bury(&self, tag: u64, held: Held<S>, reason: Reason) -> Result<(), QueueError> {
+        if let Err(error) = self.write_letter(&held, reason).await {
+            if let Some(held) = self.keep(tag, held) {
+                held.slip.give_back().await;
+            }
+            return Err(error);
+        }
+        let acknowledged = held.slip.clone().acknowledge().await;
+        if acknowledged.is_err() {
             held.slip.give_back().await;
         }
-        buried
+        acknowledged
     }
 
     /// Puts a message back; returns it when the subscription is over.
@@ -231,7 +236,7 @@ impl<S: Slip> Settle for Counter<S> {
             Verdict::Term(reason) => match desk.release(tag) {
                 Some(held) => {
                     let desk = Arc::clone(desk);
-                    begin(async move { desk.bury_or_keep(tag, held, reason).await })
+                    begin(async move { desk.bury(tag, held, reason).await })
                 }
                 None => Box::pin(ready(Ok(()))),
             },
@@ -377,7 +382,7 @@ impl<S: Slip> Clerk<S> {
             drop(state);
             if held.unanswered >= UNANSWERED_MAX {
                 let desk = Arc::clone(&self.desk);
-                drop(begin(async move { desk.bury_or_keep(tag, held, Reason::Unanswered).await }));
+                drop(begin(async move { desk.bury(tag, held, Reason::Unanswered).await }));
             } else {
                 self.hand_out(held);
             }

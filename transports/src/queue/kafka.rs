@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance, StreamConsumer,
@@ -41,7 +41,7 @@ use tokio::time::{sleep, timeout};
 use self::offsets::{HELD_BACK, Offsets};
 use super::desk::{self, Arrival, Fetched, LEASE, Slip, Source};
 use super::head::Head;
-use super::server::{ANSWER, AWAY, Backoff, admit};
+use super::server::{ANSWER, AWAY, Backoff, LIFETIME, admit};
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, MESSAGE_BYTES_MAX, Publish, QueueError, Server,
     Standing, Stored, Subject, Subscription, Warning,
@@ -113,8 +113,9 @@ impl KafkaQueue {
         tracing::debug!(%subject, %error, "Kafka");
         if client.client().fatal_error().is_some() {
             // It never sends again.
-            let next = Sender::open(&self.0.address)?;
-            *lock(&self.0.sender) = next;
+            if let Ok(next) = Sender::open(&self.0.address) {
+                *lock(&self.0.sender) = next;
+            }
         }
         Err(match error.rdkafka_error_code() {
             Some(Code::QueueFull) => QueueError::Unreachable(None),
@@ -160,8 +161,17 @@ impl Broker for KafkaQueue {
         prefetch: usize,
     ) -> BoxFuture<'_, Result<Subscription, QueueError>> {
         Box::pin(async move {
-            // Whether it is there; where the cluster makes topics by itself, it makes this one.
-            self.sender().ask(Some(topic(&subject))).await?;
+            // Where the cluster makes topics by itself, it makes this one; one that is not there may come.
+            let metadata = self.sender().ask(Some(topic(&subject))).await?;
+            let error = metadata.topics().iter().find_map(|topic| topic.error());
+            if let Some(code) = error.map(Code::from)
+                && !matches!(
+                    code,
+                    Code::LeaderNotAvailable | Code::UnknownTopicOrPartition | Code::UnknownTopic
+                )
+            {
+                return Err(refused(KafkaError::MetadataFetch(code)));
+            }
             let session = self.session(&subject)?;
             let turns = session.consumer.context().turns.subscribe();
             let turn = *turns.borrow();
@@ -455,6 +465,9 @@ impl Taking {
                     let mut state = session.state();
                     arrivals.extend(session.read(&mut state, &message));
                     session.note(&mut state, HELD_BACK);
+                    drop(state);
+                    // Also when all that comes is for others.
+                    session.copy_hindrances();
                 }
                 Err(KafkaError::PartitionEOF(partition)) => session.state().offsets.at_end(partition),
                 Err(error) if arrivals.is_empty() => {
@@ -464,7 +477,6 @@ impl Taking {
                 Err(error) => tracing::debug!(subject = %session.subject, %error, "Kafka"),
             }
         }
-        session.copy_hindrances();
         Fetched::Messages(arrivals)
     }
 }
@@ -564,9 +576,18 @@ async fn look(address: &BrokerAddress, sender: &Sender) -> Result<Standing, Queu
         let set = said.iter().map(|topic| topic.as_ref().ok()?.get(name)?.value.as_ref()?.parse().ok());
         set.collect::<Option<Vec<usize>>>().and_then(|values| values.into_iter().min())
     };
-    let seen =
-        Seen { replicas, confirming: least("min.insync.replicas"), bytes_max: least("max.message.bytes") };
+    let keeps = !said.is_empty() && said.iter().all(|topic| topic.as_ref().is_ok_and(keeps));
+    let (confirming, bytes_max) = (least("min.insync.replicas"), least("max.message.bytes"));
+    let seen = Seen { replicas, confirming, bytes_max, keeps };
     Ok(seen.standing(metadata.brokers().len()))
+}
+
+/// Whether a topic keeps what nobody has read, for as long as a message may live.
+fn keeps(topic: &ConfigResource) -> bool {
+    let set = |name: &str| topic.get(name).and_then(|entry| entry.value.as_deref());
+    let milliseconds = set("retention.ms").and_then(|value| value.parse::<i128>().ok());
+    let is_long = milliseconds.is_some_and(|time| time < 0 || time >= LIFETIME.as_millis() as i128);
+    is_long && set("retention.bytes") == Some("-1") && set("cleanup.policy") == Some("delete")
 }
 
 /// The least of what was seen of all topics; nothing, if some are not there or do not say it.
@@ -574,6 +595,8 @@ struct Seen {
     replicas: Option<usize>,
     confirming: Option<usize>,
     bytes_max: Option<usize>,
+    /// Whether all were seen to keep what nobody has read.
+    keeps: bool,
 }
 
 impl Seen {
@@ -597,7 +620,18 @@ impl Seen {
                 format!("max.message.bytes={RECORD_BYTES_MAX} for each topic"),
             ));
         }
-        let durability = if is_replicated { Durability::BrokerReplicated } else { Durability::BrokerMemory };
+        if is_replicated && !self.keeps {
+            let days = LIFETIME.as_secs() / 86_400;
+            warnings.push(Warning::new(
+                format!("not every topic was seen to keep for {days} days what nobody has read"),
+                format!(
+                    "cleanup.policy=delete, retention.bytes=-1 and retention.ms={} for each topic",
+                    LIFETIME.as_millis()
+                ),
+            ));
+        }
+        let durability =
+            if is_replicated && self.keeps { Durability::BrokerReplicated } else { Durability::BrokerMemory };
         Standing { software: format!("Kafka, {brokers} brokers"), durability, warnings }
     }
 }
@@ -647,7 +681,8 @@ mod tests {
     #[test]
     fn only_two_replicas_that_must_confirm_are_replication() {
         let class = |replicas, confirming| {
-            let standing = Seen { replicas, confirming, bytes_max: Some(RECORD_BYTES_MAX) }.standing(3);
+            let standing =
+                Seen { replicas, confirming, bytes_max: Some(RECORD_BYTES_MAX), keeps: true }.standing(3);
             assert_eq!(standing.warnings.is_empty(), standing.durability == Durability::BrokerReplicated);
             standing.durability
         };
@@ -657,6 +692,10 @@ mod tests {
         {
             assert_eq!(class(replicas, confirming), Durability::BrokerMemory);
         }
+        let forgetful =
+            Seen { replicas: Some(3), confirming: Some(2), bytes_max: Some(RECORD_BYTES_MAX), keeps: false };
+        let standing = forgetful.standing(3);
+        assert_eq!((standing.warnings.len(), standing.durability), (1, Durability::BrokerMemory));
     }
 
     #[test]

@@ -369,9 +369,14 @@ fn losses(config: &StreamConfig) -> Vec<Warning> {
     let mut warn = |what: &str, mend: &str| {
         warnings.push(Warning::new(what, format!("nats stream edit {MESSAGES} {mend}")));
     };
-    let is_bounded = config.max_messages > 0 || config.max_bytes > 0 || config.max_messages_per_subject > 0;
-    if config.discard != wanted.discard && is_bounded {
+    let refuses = config.discard == wanted.discard;
+    if !refuses && (config.max_messages > 0 || config.max_bytes > 0) {
         warn("the oldest messages give way when the stream is full", "--discard new");
+    }
+    // Of one subject they give way even where a full stream refuses, unless that is set beside it.
+    if config.max_messages_per_subject > 0 && !(refuses && config.discard_new_per_subject) {
+        let mend = "--discard new --discard-per-subject, or --max-msgs-per-subject=-1";
+        warn("the oldest messages of a mailbox give way to its newest", mend);
     }
     if !config.max_age.is_zero() && config.max_age < wanted.max_age {
         warn("messages are dropped before they expire", "--max-age 30d");
@@ -417,9 +422,13 @@ mod tests {
         assert_eq!(losses(&messages()), []);
         let old = StreamConfig { discard: DiscardPolicy::Old, ..messages() };
         assert_eq!(losses(&old), [], "a stream without a bound discards nothing");
+        let refusing =
+            StreamConfig { max_messages_per_subject: 1000, discard_new_per_subject: true, ..messages() };
+        assert_eq!(losses(&refusing), [], "what a full mailbox refuses is not lost");
         for losing in [
             StreamConfig { max_bytes: 1 << 30, ..old.clone() },
             StreamConfig { max_messages_per_subject: 1000, ..old },
+            StreamConfig { max_messages_per_subject: 1000, ..messages() },
             StreamConfig { max_age: LIFETIME / 2, ..messages() },
             StreamConfig { retention: RetentionPolicy::Interest, ..messages() },
         ] {

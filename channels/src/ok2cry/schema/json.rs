@@ -51,7 +51,8 @@ impl Schema for JsonSchema {
         self.digest
     }
 
-    /// What was read of `plaintext` meanwhile is wiped, but for numbers: a secret is better a text.
+    /// The texts that were read of `plaintext` meanwhile are wiped; numbers, names of members and what was read of something
+    /// that is no JSON are not: a secret is better a text.
     fn admits(&self, plaintext: &[u8]) -> bool {
         let Ok(mut value) = serde_json::from_slice(plaintext) else { return false };
         let admitted = self.compiled.validate(&value, self.index).is_ok();
