@@ -411,7 +411,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::queue::{Mailbox, Stored};
+    use crate::queue::{Durability, Mailbox, Stored};
 
     /// A broker that never takes anything, after a while.
     #[derive(Debug)]
@@ -432,16 +432,32 @@ mod tests {
         }
     }
 
+    /// A broker that takes everything, and counts.
+    #[derive(Debug, Default)]
+    struct Taker(AtomicU64);
+
+    impl Broker for Taker {
+        fn publish(&self, _: Publish) -> BoxFuture<'_, Result<Stored, QueueError>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(ready(Ok(Stored { durability: Durability::Disk, is_duplicate: false })))
+        }
+
+        fn subscribe(&self, _: Subject, _: usize) -> BoxFuture<'_, Result<Subscription, QueueError>> {
+            Box::pin(ready(Err(QueueError::Closed)))
+        }
+    }
+
     /// How often a broker was told what.
     #[derive(Clone, Default)]
     struct Told {
+        is_gone: bool,
         renewed: Arc<AtomicU64>,
         given_back: Arc<AtomicU64>,
     }
 
     impl Slip for Told {
         async fn acknowledge(self) -> Result<(), QueueError> {
-            Ok(())
+            if self.is_gone { Err(QueueError::Unknown) } else { Ok(()) }
         }
 
         async fn renew(self) {
@@ -474,8 +490,12 @@ mod tests {
     }
 
     fn one(told: &Told) -> Subscription {
+        one_at(Arc::new(Full), told)
+    }
+
+    fn one_at(broker: Arc<dyn Broker>, told: &Told) -> Subscription {
         let mailbox: Mailbox = "desk".parse().unwrap();
-        open(Arc::new(Full), mailbox.lane(Lane::Messages), One(Some(told.clone())), 1)
+        open(broker, mailbox.lane(Lane::Messages), One(Some(told.clone())), 1)
     }
 
     #[tokio::test(start_paused = true)]
@@ -495,5 +515,16 @@ mod tests {
         drop(subscription);
         assert!(ending.await.is_err());
         assert_eq!(told.given_back.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_cannot_be_acknowledged_has_one_dead_letter() {
+        let (broker, told) = (Arc::new(Taker::default()), Told { is_gone: true, ..Told::default() });
+        let mut subscription = one_at(Arc::clone(&broker) as Arc<dyn Broker>, &told);
+        let ending = subscription.next().await.unwrap().term(Reason::Refused).await;
+        assert!(ending.is_err(), "whoever ended it is told");
+        sleep(AGAIN * 100).await;
+        assert_eq!(broker.0.load(Ordering::Relaxed), 1);
+        assert_eq!(told.given_back.load(Ordering::Relaxed), 1, "the broker may hand it out again");
     }
 }
