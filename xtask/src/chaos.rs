@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
 const GROUPS: &[(&str, &[&str])] = &[
     ("QUEUE", &["A40", "A42", "R1", "R2", "R3", "R4"]),
     ("BROKER", &["A39", "A41", "A42", "R5", "R6"]),
-    ("KEYD", &["A49", "A50", "A51", "A52", "A53", "R21"]),
+    ("KEYD", &["A48", "A49", "A50", "A51", "A52", "A53", "R21"]),
     ("OK2CRY", &["A45", "A46", "A47", "R24"]),
 ];
 

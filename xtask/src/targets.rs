@@ -100,7 +100,7 @@ pub(crate) const TARGETS: &[Target] = &[
     target("ok2cry.cache.noise-anonymous.16", "x strong", Limit(1.0), AtLeast(1.5)),
     target("ok2cry.cache.memory", "B/key", Limit(1024.0), AtMost(1.0)),
     target("ok2cry.cache.many", "x p99 empty", Limit(1.0), AtMost(2.0)),
-    target("ok2cry.cache.sweep", "ms longest turn", Limit(1.0), AtMost(1.0)),
+    target("ok2cry.cache.sweep", "ms of the processor, longest turn", Limit(1.0), AtMost(1.0)),
     target("ok2cry.cache.wipe", "ms late p99", Limit(150.0), AtMost(1.0)),
     // The queue on disk, beside the bare database, a plain file, and one wait for the disk.
     target("queue.durable.1024", "x database", Limit(1.0), AtLeast(0.9)),

@@ -28,7 +28,7 @@ async fn r21_a_killed_service_costs_typed_errors_and_nothing_else() {
     let key = client.generate(KeyUsage::PrekeySigning).await.unwrap();
     let PublicHalf::Verify(public) = client.public(key).await.unwrap() else { panic!("it signs") };
     let (mut failing, mut restarting) = (Sample::default(), Sample::default());
-    let (mut made, mut wrong) = (1, 0);
+    let (mut made, mut wrong, mut twice) = (1, 0, 0);
     for _ in 0..size(100, 1000) {
         let asking = (0..32).map(|_| {
             let client = client.clone();
@@ -62,10 +62,12 @@ async fn r21_a_killed_service_costs_typed_errors_and_nothing_else() {
         if let Ok(key) = changed {
             assert!(found.iter().any(|info| info.id == key), "an answered key was lost");
         }
-        assert!((made..=made + 1).contains(&found.len()), "{} keys after {made}", found.len());
+        assert!(found.len() >= made, "{} keys after {made}", found.len());
+        twice += found.len().saturating_sub(made + 1);
         made = found.len();
     }
     row.exactly("errors without a type", wrong, 0);
+    row.exactly("operations done twice", twice, 0);
     row.takes_at_most("slowest error, ms", failing.percentile_ms(100), 100.0);
     row.takes_at_most("median restart, ms", restarting.percentile_ms(50), 500.0);
 }

@@ -10,6 +10,7 @@ mod general;
 mod harness;
 mod host;
 mod node;
+mod oracle;
 mod peer;
 mod policy;
 mod vectors;
