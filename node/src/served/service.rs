@@ -301,3 +301,46 @@ impl fmt::Debug for QueueService {
         f.debug_struct("QueueService").field("broker", &self.shared.broker).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use onward_transports::queue::Lane;
+    use onward_transports::queue::conformance::{FakeBroker, Faults, fresh_mailbox};
+    use tokio::task::{JoinSet, yield_now};
+
+    use super::*;
+
+    /// Waits for a message that never comes, as another subscriber.
+    async fn fetch(shared: Arc<Shared>, number: u64, flow: u64) -> Result<QueueAnswer, QueueError> {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        shared.fetch(FlowId::from_number(flow.into()), id, fresh_mailbox().lane(Lane::Messages), 1).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_and_all_together_have_so_many_subscriptions_and_not_one_more() {
+        let service = QueueService::new(Arc::new(FakeBroker::new(Faults::default(), 1)));
+        let (by_flow, all) = (SUBSCRIPTIONS_FLOW_MAX as u64, SUBSCRIPTIONS_MAX as u64);
+        let mut waiting = JoinSet::new();
+        for number in 0..all {
+            waiting.spawn(fetch(Arc::clone(&service.shared), number, number / by_flow));
+        }
+        while service.shared.served().len() < SUBSCRIPTIONS_MAX {
+            yield_now().await;
+        }
+        for (flow, most) in [(0, by_flow), (all / by_flow, all)] {
+            let refused = fetch(Arc::clone(&service.shared), all, flow).await;
+            assert!(
+                matches!(refused, Err(QueueError::QuotaExceeded { limit, .. }) if limit == most),
+                "{refused:?}"
+            );
+        }
+        while let Some(answer) = waiting.join_next().await {
+            let answer = answer.unwrap_or_else(|error| panic!("{error}"));
+            assert!(
+                matches!(&answer, Ok(QueueAnswer::Deliveries { deliveries }) if deliveries.is_empty()),
+                "{answer:?}"
+            );
+        }
+    }
+}
