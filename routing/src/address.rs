@@ -100,7 +100,7 @@ impl Address {
     /// # Errors
     /// The [`AddressError`] that says which rule of the grammar `value` breaks.
     pub fn from_parts(kind: Kind, value: &str) -> Result<Self, AddressError> {
-        check(kind, value)?;
+        check(kind, value.as_bytes())?;
         let mut encoded = Vec::with_capacity(value.len() + 4);
         encoded.extend_from_slice(&[0x82, kind as u8]);
         match u8::try_from(value.len()) {
@@ -144,8 +144,7 @@ impl<'a> AddressRef<'a> {
             },
             _ => return None,
         };
-        let value = core::str::from_utf8(bytes.get(start..start + length)?).ok()?;
-        check(kind, value).ok()?;
+        check(kind, bytes.get(start..start + length)?).ok()?;
         Some((Self(&bytes[..start + length]), start + length))
     }
 
@@ -254,30 +253,46 @@ fn to_hex(number: u32) -> [u8; 8] {
 }
 
 /// Holds `value` against the grammar of its kind.
-fn check(kind: Kind, value: &str) -> Result<(), AddressError> {
-    if value.is_empty() {
-        return Err(AddressError::Empty);
-    }
+fn check(kind: Kind, value: &[u8]) -> Result<(), AddressError> {
     match kind {
+        _ if value.is_empty() => Err(AddressError::Empty),
         Kind::Local | Kind::Unix => check_name(value),
-        Kind::Tcp | Kind::Udp => check_host_port(value),
+        Kind::Tcp | Kind::Udp => {
+            let value = core::str::from_utf8(value).map_err(|_| AddressError::Host)?;
+            check_host_port(value)
+        }
         Kind::Queue => {
-            let (name, mailbox) = value.split_once('/').ok_or(AddressError::Queue)?;
-            check_name(name)?;
-            let base32 = |c: u8| matches!(c, b'a'..=b'z' | b'2'..=b'7');
-            if mailbox.len() == 32 && mailbox.bytes().all(base32) { Ok(()) } else { Err(AddressError::Queue) }
+            let slash = value.iter().position(|c| *c == b'/').ok_or(AddressError::Queue)?;
+            check_name(&value[..slash])?;
+            let mailbox = &value[slash + 1..];
+            let base32 = |c: &u8| matches!(c, b'a'..=b'z' | b'2'..=b'7');
+            if mailbox.len() == 32 && mailbox.iter().all(base32) { Ok(()) } else { Err(AddressError::Queue) }
         }
     }
 }
 
-fn check_name(name: &str) -> Result<(), AddressError> {
-    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.');
-    let hex = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
-    let good = match name.as_bytes() {
-        [b'#', digits @ ..] => digits.len() == 32 && digits.iter().copied().all(hex),
-        bytes => (1..=64).contains(&bytes.len()) && bytes.iter().copied().all(plain),
+fn check_name(name: &[u8]) -> Result<(), AddressError> {
+    let good = match name {
+        [b'#', digits @ ..] => digits.len() == 32 && digits.as_chunks().0.iter().copied().all(is_hex),
+        _ => (1..=64).contains(&name.len()) && name.iter().all(|c| IN_NAMES[usize::from(*c)]),
     };
     if good { Ok(()) } else { Err(AddressError::Name) }
+}
+
+/// The alphabet of names, by byte.
+const IN_NAMES: [bool; 256] = {
+    let mut found = [false; 256];
+    let mut c = 0;
+    while c < 256 {
+        found[c] = (c as u8).is_ascii_alphanumeric() || matches!(c as u8, b'_' | b'-' | b'.');
+        c += 1;
+    }
+    found
+};
+
+/// Whether these are eight lower-case hex digits: no other bytes are what their number is written as.
+fn is_hex(digits: [u8; 8]) -> bool {
+    to_hex(from_hex(digits)) == digits
 }
 
 fn check_host_port(value: &str) -> Result<(), AddressError> {
@@ -446,5 +461,21 @@ mod tests {
         assert_eq!(address.as_ref().random_id(), Some(id));
         assert_eq!(Address::local("#0123456789abcdef0011223344556677").unwrap(), address);
         assert_eq!(Address::local("bank").unwrap().as_ref().random_id(), None);
+    }
+    #[test]
+    fn of_all_bytes_only_those_of_the_alphabets_are_taken() {
+        let taken = |text: &[u8]| check(Kind::Local, text).is_ok();
+        for byte in 0..=u8::MAX {
+            let in_names = byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+            assert_eq!(taken(&[b'a', byte]), in_names, "{byte}");
+            let digit = byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            for place in 1..33 {
+                let mut random =
+                    *Address::random(u128::MAX / 7).value().as_bytes().first_chunk::<33>().unwrap();
+                random[place] = byte;
+                assert_eq!(taken(&random), digit, "{byte} at {place}");
+            }
+        }
+        assert!(!taken(&[b'#'; 32]) && !taken(b"#"));
     }
 }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use onward_routing::{Address, DecodeError, ErrorCode, FlowId, Message};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -40,7 +41,7 @@ pub struct Ingress {
     router: Arc<Router>,
     flow: FlowId,
     own: Address,
-    lanes: HashMap<usize, Arc<Lane>>,
+    lanes: HashMap<usize, Arc<Lane>, RandomState>,
     recent: Recent,
 }
 
@@ -71,7 +72,7 @@ impl Ingress {
     /// The ingress of `flow`, whose egress worker has the address `own`.
     #[must_use]
     pub fn new(router: Arc<Router>, flow: FlowId, own: Address) -> Self {
-        Self { router, flow, own, lanes: HashMap::new(), recent: Recent::default() }
+        Self { router, flow, own, lanes: HashMap::default(), recent: Recent::default() }
     }
 
     /// The router this ingress feeds.
