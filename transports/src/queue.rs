@@ -45,7 +45,7 @@ mod redis;
     allow(dead_code, reason = "there is no kind of broker then")
 )]
 mod server;
-#[cfg(any(feature = "mqtt", feature = "nats", feature = "redis"))]
+#[cfg(any(feature = "amqp", feature = "mqtt", feature = "nats", feature = "redis"))]
 mod socket;
 mod spool;
 mod subject;

@@ -124,10 +124,9 @@ impl Server {
     /// As [`start`](Self::start), for a server that speaks TLS only, with this certificate and its key (PEM).
     ///
     /// # Panics
-    /// As for `start`, and for RabbitMQ.
+    /// As for `start`.
     #[must_use]
     pub fn start_encrypted(kind: ServerKind, certificate: &str, key: &str) -> Option<Self> {
-        assert!(kind != ServerKind::RabbitMq, "RabbitMQ is not started with TLS here");
         is_installed(kind).then(|| Self::start_with(kind, Some((certificate, key))))
     }
 
@@ -316,7 +315,16 @@ impl Server {
                     .env(rabbit("MNESIA_BASE"), format!("{folder}/data"))
                     .env(rabbit("LOG_BASE"), format!("{folder}/log"))
                     .env(rabbit("PID_FILE"), format!("{folder}/pid"));
-                format!("listeners.tcp.default = 127.0.0.1:{port}\ndisk_free_limit.absolute = 50MB\n")
+                let listener = match self.is_encrypted {
+                    true => format!(
+                        "listeners.tcp = none\nlisteners.ssl.default = 127.0.0.1:{port}\n\
+                         ssl_options.certfile = {folder}/server.pem\nssl_options.keyfile = {folder}/server.key\n\
+                         ssl_options.versions.1 = tlsv1.3\nssl_options.verify = verify_none\n\
+                         ssl_options.fail_if_no_peer_cert = false\n"
+                    ),
+                    false => format!("listeners.tcp.default = 127.0.0.1:{port}\n"),
+                };
+                format!("{listener}disk_free_limit.absolute = 50MB\n")
             }
         };
         fs::write(&file, text)
