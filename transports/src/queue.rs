@@ -39,7 +39,7 @@ mod nats;
 mod outbox;
 mod post;
 #[cfg(feature = "redis")]
-mod redis;
+pub(crate) mod redis;
 #[cfg_attr(
     not(any(feature = "amqp", feature = "kafka", feature = "mqtt", feature = "nats", feature = "redis")),
     allow(dead_code, reason = "there is no kind of broker then")

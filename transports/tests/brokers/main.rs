@@ -4,6 +4,7 @@
 
 mod away;
 mod encrypted;
+mod foreign;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod left;
