@@ -10,6 +10,7 @@ mod kafka;
 mod left;
 mod names;
 mod poison;
+mod refused;
 mod restart;
 
 use std::sync::Arc;
