@@ -124,21 +124,17 @@ pub fn seal(
     if plaintext.len() > bytes_max {
         return Err(ExchangeError::TooLong { policy, bytes: plaintext.len(), bytes_max });
     }
-    if sender.is_some() != (policy == Policy::Noise) {
+    if sender.is_some() != policy.shows_sealer_inside() {
         return Err(ExchangeError::Sender(policy));
     }
+    let public = policy.decode_public(public).ok_or(ExchangeError::InvalidPublicKey)?;
     if let Some(suite) = policy.hpke() {
-        let point = (policy == Policy::Strong).then(|| pem::decode(public));
-        let public = match &point {
-            Some(point) => point.as_ref().ok_or(ExchangeError::InvalidPublicKey)?,
-            None => public,
-        };
         let (info, aad) = terms.hpke();
-        let sealed = suite.seal(Backend::best(), public, (&info, &aad), plaintext, random);
+        let sealed = suite.seal(Backend::best(), &public, (&info, &aad), plaintext, random);
         let sealed = sealed.map_err(|_| ExchangeError::InvalidPublicKey)?;
         return Ok(Ciphertext { enc: Some(sealed.enc), ct: sealed.ct });
     }
-    let public = public.try_into().map_err(|_| ExchangeError::InvalidPublicKey)?;
+    let public = (&*public).try_into().map_err(|_| ExchangeError::InvalidPublicKey)?;
     let mut seed = Zeroizing::new([0; 32]);
     random.fill_bytes(seed.as_mut());
     let message = noise::seal(sender, public, &terms.prologue(), plaintext, &seed);
@@ -165,7 +161,7 @@ pub fn open(
             let plaintext = suite.open(Backend::best(), private, enc, (&info, &aad), ct).ok();
             plaintext.map(|plaintext| Opened { plaintext, sender: None })
         }
-        (None, None) => noise::open(terms.policy == Policy::Noise, private, &terms.prologue(), ct),
+        (None, None) => noise::open(terms.policy.shows_sealer_inside(), private, &terms.prologue(), ct),
         _ => None,
     };
     opened.ok_or(ExchangeError::Unauthentic)

@@ -18,7 +18,7 @@ mod stream;
 pub use cache::{f8_cache, f8_cache_message};
 pub use handshake::f5_handshake;
 pub use payload::f17_payload;
-pub use queue::{f10_queue, f13_broker_head, f13_queue_message, f13_served_queue};
+pub use queue::{f10_queue, f13_broker_head, f13_queue_message, f13_served_queue, f13_stream_entries};
 pub use reassembly::f11_reassembly;
 pub use records::f6_records;
 pub use service::{f9_service, f9_store, f15_policy};
@@ -49,6 +49,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("f13_broker_head", f13_broker_head),
     ("f13_queue_message", f13_queue_message),
     ("f13_served_queue", f13_served_queue),
+    ("f13_stream_entries", f13_stream_entries),
     ("f15_policy", f15_policy),
     ("f17_payload", f17_payload),
 ];

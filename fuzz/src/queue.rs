@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use onward_routing::Rng;
-use onward_transports::fuzzing::beside;
+use onward_transports::fuzzing::{beside, stream_entries};
 use onward_transports::queue::conformance::{Change, MemoryMedium, after_power_cut, apply, body, message};
 use onward_transports::queue::{
     Broker as _, DeadLetter, EmbeddedQueue, Lane, Mailbox, QueueLimits, QueueMessage, Reason, Subject,
@@ -226,6 +226,44 @@ pub fn f13_broker_head(data: &[u8]) -> bool {
         assert_eq!(again, data);
     }
     understood.iter().any(Option::is_some)
+}
+
+/// What a Redis server answers, in both ways that entries are asked for: whatever else stands in it, what is understood
+/// can be written as this project does, and is read from that again. Accepted when there was a message.
+pub fn f13_stream_entries(data: &[u8]) -> bool {
+    let [read, claimed] = stream_entries(data);
+    for (found, is_claimed) in [(&read, false), (&claimed, true)] {
+        let mut entries = Vec::new();
+        put_head(&mut entries, '*', found.len());
+        for (id, bytes, expires) in found {
+            let expires = expires.map(|expires| expires.to_string());
+            let mut fields = vec![&b"b"[..], bytes];
+            fields.extend(expires.iter().flat_map(|expires| [&b"e"[..], expires.as_bytes()]));
+            put_head(&mut entries, '*', 2);
+            put_text(&mut entries, id.as_bytes());
+            put_head(&mut entries, '*', fields.len());
+            fields.into_iter().for_each(|field| put_text(&mut entries, field));
+        }
+        let around = if is_claimed { "*2\r\n$3\r\n0-0\r\n" } else { "*1\r\n*2\r\n$1\r\nk\r\n" };
+        let again = [around.as_bytes(), &entries].concat();
+        assert_eq!(
+            &stream_entries(&again)[usize::from(is_claimed)],
+            found,
+            "entries are read as they are written"
+        );
+    }
+    [read, claimed].iter().flatten().any(|(_, bytes, _)| !bytes.is_empty())
+}
+
+/// The head of an array or a text in the encoding of Redis.
+fn put_head(out: &mut Vec<u8>, kind: char, length: usize) {
+    out.extend_from_slice(format!("{kind}{length}\r\n").as_bytes());
+}
+
+fn put_text(out: &mut Vec<u8>, text: &[u8]) {
+    put_head(out, '$', text.len());
+    out.extend_from_slice(text);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What a broker hands out, and the names it stores under: what is accepted has one encoding.

@@ -260,7 +260,8 @@ impl Exchanges {
         schema: Option<&dyn Schema>,
         children: &[KeyBody],
     ) -> Result<Sealed, NodeError> {
-        let own = if key.body().policy == Policy::Noise { &self.sealing } else { &self.signing };
+        let inside = key.body().policy.shows_sealer_inside();
+        let own = if inside { &self.sealing } else { &self.signing };
         let signer = self.attested(own).await?;
         let sealing = Sealing { sealer: Some((&*self.channels.vault, &signer)), schema, children };
         let mut random = UnwrapErr(getrandom::SysRng);
@@ -285,7 +286,7 @@ impl Exchanges {
     ) -> Result<Received, NodeError> {
         let terms = self.expecting(key, trust, |expected| expected.verify(sealed))?;
         if key.body().schema != schema.map(Schema::digest) {
-            return Err(ExchangeError::Schema.into());
+            return Err(ExchangeError::OtherSchema.into());
         }
         let opened = self.cache.open(key.body().key_id, &sealed.encode(), &key.ctx).await?;
         let opened = Opened { plaintext: opened.plaintext, sender: opened.sender };
@@ -435,11 +436,11 @@ mod tests {
             let sealed = answers.seal(verified, b"4711", None, &[]).await.unwrap();
             // A schema that the key does not name costs nothing.
             let other = asks.open(&key, &sealed, SealerTrust::Identity(&bank), Some(&Anything)).await;
-            assert!(matches!(other, Err(NodeError::Exchange(ExchangeError::Schema))), "{policy}");
+            assert!(matches!(other, Err(NodeError::Exchange(ExchangeError::OtherSchema))), "{policy}");
             // What was kept of the key is enough to open with.
             let kept = OwnKey::kept(key.made().clone(), key.object().clone(), *key.ctx());
             let stranger = asks.open(&kept, &sealed, SealerTrust::Identity(&app), None).await;
-            if policy == Policy::Noise {
+            if policy.shows_sealer_inside() {
                 // The sealer is shown inside: who it is comes out when the key is used up.
                 assert!(matches!(stranger, Err(NodeError::Exchange(ExchangeError::Signer(_)))));
                 continue;

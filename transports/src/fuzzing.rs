@@ -28,6 +28,17 @@ pub fn beside(bytes: &bytes::Bytes) -> [Option<Vec<u8>>; 2] {
     ]
 }
 
+/// Reads what a Redis server answers, in the encoding of its protocol, as both answers that bring entries of a stream: of each
+/// its name, the message in it and when that ends.
+#[cfg(feature = "redis")]
+#[must_use]
+pub fn stream_entries(answer: &[u8]) -> [Vec<(String, bytes::Bytes, Option<u64>)>; 2] {
+    use crate::queue::redis::reply::{Entry, claimed, read};
+    let Ok(answer) = redis::parse_redis_value(answer) else { return [Vec::new(), Vec::new()] };
+    [read(answer.clone()), claimed(answer).1]
+        .map(|entries| entries.into_iter().map(|Entry { id, bytes, expires }| (id, bytes, expires)).collect())
+}
+
 /// What came of a connection.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Received {

@@ -10,10 +10,7 @@
 //!
 //! Specification: docs/protocol.md §2.3.
 
-#[cfg_attr(
-    not(any(feature = "amqp", feature = "kafka", feature = "mqtt", feature = "nats", feature = "redis")),
-    allow(dead_code, reason = "there is no kind of broker then")
-)]
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "there is no kind of broker then"))]
 mod address;
 #[cfg(feature = "amqp")]
 mod amqp;
@@ -21,7 +18,7 @@ mod amqp;
 pub mod conformance;
 mod dead;
 mod delivery;
-#[cfg(any(feature = "amqp", feature = "kafka", feature = "mqtt", feature = "nats", feature = "redis"))]
+#[cfg(feature = "broker")]
 mod desk;
 mod embedded;
 mod error;
@@ -39,13 +36,14 @@ mod nats;
 mod outbox;
 mod post;
 #[cfg(feature = "redis")]
-mod redis;
-#[cfg_attr(
-    not(any(feature = "amqp", feature = "kafka", feature = "mqtt", feature = "nats", feature = "redis")),
-    allow(dead_code, reason = "there is no kind of broker then")
-)]
+pub(crate) mod redis;
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "there is no kind of broker then"))]
 mod server;
-#[cfg(any(feature = "mqtt", feature = "nats", feature = "redis"))]
+#[cfg(feature = "broker-tls")]
+#[cfg_attr(
+    not(any(feature = "amqp", feature = "mqtt", feature = "redis")),
+    allow(dead_code, reason = "the client of NATS dials by itself")
+)]
 mod socket;
 mod spool;
 mod subject;

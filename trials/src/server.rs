@@ -23,6 +23,10 @@ const ATTEMPTS: usize = 3;
 /// hold a server's port while it is down, or connect to itself and seem to be the server.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
+/// What Mosquitto's plugin is told, for nobody to subscribe.
+const MUTE: &str = r#"{"defaultACLAccess": {"publishClientSend": true, "publishClientReceive": true,
+    "subscribe": false, "unsubscribe": true}, "clients": [], "groups": [], "roles": []}"#;
+
 /// What can be started.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ServerKind {
@@ -81,9 +85,18 @@ pub struct Server {
     folder: TempDir,
     /// That for clients, and two that only this server's own parts use.
     ports: [Port; 3],
-    /// Whether it speaks TLS only.
-    is_encrypted: bool,
+    mode: Mode,
     running: Option<Child>,
+}
+
+/// What is special about a server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Mode {
+    Plain,
+    /// It speaks TLS only.
+    Encrypted,
+    /// It is Mosquitto, and lets nobody subscribe.
+    Mute,
 }
 
 /// A TCP port of the loopback interface that no other test takes, in this process or another.
@@ -118,34 +131,43 @@ impl Server {
     /// When it does not start, or is not installed although `CI=true` asks for everything.
     #[must_use]
     pub fn start(kind: ServerKind) -> Option<Self> {
-        is_installed(kind).then(|| Self::start_with(kind, None))
+        is_installed(kind).then(|| Self::start_with(kind, Mode::Plain, None))
     }
 
     /// As [`start`](Self::start), for a server that speaks TLS only, with this certificate and its key (PEM).
     ///
     /// # Panics
-    /// As for `start`, and for RabbitMQ.
+    /// As for `start`.
     #[must_use]
     pub fn start_encrypted(kind: ServerKind, certificate: &str, key: &str) -> Option<Self> {
-        assert!(kind != ServerKind::RabbitMq, "RabbitMQ is not started with TLS here");
-        is_installed(kind).then(|| Self::start_with(kind, Some((certificate, key))))
+        is_installed(kind).then(|| Self::start_with(kind, Mode::Encrypted, Some((certificate, key))))
     }
 
-    fn start_with(kind: ServerKind, certified: Option<(&str, &str)>) -> Self {
+    /// As [`start`](Self::start), for a Mosquitto that refuses every subscription; its access lists do not, so it needs the
+    /// plugin that its package brings.
+    ///
+    /// # Panics
+    /// As for `start`.
+    #[must_use]
+    pub fn start_mute() -> Option<Self> {
+        is_installed(ServerKind::Mosquitto).then(|| Self::start_with(ServerKind::Mosquitto, Mode::Mute, None))
+    }
+
+    fn start_with(kind: ServerKind, mode: Mode, certified: Option<(&str, &str)>) -> Self {
         for _ in 1..ATTEMPTS {
-            let mut server = Self::prepare(kind, certified);
+            let mut server = Self::prepare(kind, mode, certified);
             server.launch();
             if server.is_up() {
                 return server;
             }
             eprintln!("{} did not start: {}", kind.package(), server.output());
         }
-        let mut server = Self::prepare(kind, certified);
+        let mut server = Self::prepare(kind, mode, certified);
         server.restart();
         server
     }
 
-    fn prepare(kind: ServerKind, certified: Option<(&str, &str)>) -> Self {
+    fn prepare(kind: ServerKind, mode: Mode, certified: Option<(&str, &str)>) -> Self {
         let folder = TempDir::new().unwrap_or_else(|error| panic!("no folder for a server: {error}"));
         for (name, text) in
             certified.into_iter().flat_map(|(one, other)| [("server.pem", one), ("server.key", other)])
@@ -154,7 +176,7 @@ impl Server {
             written.unwrap_or_else(|error| panic!("no file for a server: {error}"));
         }
         let ports = [(); 3].map(|()| Port::claim());
-        Self { kind, folder, ports, is_encrypted: certified.is_some(), running: None }
+        Self { kind, folder, ports, mode, running: None }
     }
 
     /// Where clients find it: `nats://127.0.0.1:PORT` and the like.
@@ -270,6 +292,7 @@ impl Server {
     fn configure(&self, command: &mut Command, folder: &str) -> std::io::Result<()> {
         let [port, inner, _] = self.ports.each_ref().map(|port| port.number);
         let file = format!("{folder}/server.conf");
+        let is_encrypted = self.mode == Mode::Encrypted;
         let text = match self.kind {
             ServerKind::Nats => {
                 command.args(["-c", &file]);
@@ -279,12 +302,12 @@ impl Server {
                 format!(
                     "listen: 127.0.0.1:{port}\nmax_payload: 2MB\n\
                      jetstream {{ store_dir: \"{folder}\", max_file_store: 8GB }}\n{}",
-                    if self.is_encrypted { &tls } else { "" }
+                    if is_encrypted { &tls } else { "" }
                 )
             }
             ServerKind::Redis => {
                 command.arg(&file);
-                let port = match self.is_encrypted {
+                let port = match is_encrypted {
                     true => format!(
                         "0\ntls-port {port}\ntls-cert-file {folder}/server.pem\n\
                          tls-key-file {folder}/server.key\ntls-auth-clients no"
@@ -299,9 +322,17 @@ impl Server {
             ServerKind::Mosquitto => {
                 command.args(["-c", &file]);
                 let tls = format!("certfile {folder}/server.pem\nkeyfile {folder}/server.key\n");
-                let tls = if self.is_encrypted { &tls } else { "" };
+                let special = match self.mode {
+                    Mode::Plain => String::new(),
+                    Mode::Encrypted => tls,
+                    Mode::Mute => {
+                        fs::write(format!("{folder}/access.json"), MUTE)?;
+                        let plugin = mosquitto_plugin()?;
+                        format!("plugin {}\nplugin_opt_config_file {folder}/access.json\n", plugin.display())
+                    }
+                };
                 format!(
-                    "listener {port} 127.0.0.1\n{tls}allow_anonymous true\nuser root\npersistence true\n\
+                    "listener {port} 127.0.0.1\n{special}allow_anonymous true\nuser root\npersistence true\n\
                      persistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n\
                      max_queued_messages 0\nset_tcp_nodelay true\n"
                 )
@@ -316,11 +347,27 @@ impl Server {
                     .env(rabbit("MNESIA_BASE"), format!("{folder}/data"))
                     .env(rabbit("LOG_BASE"), format!("{folder}/log"))
                     .env(rabbit("PID_FILE"), format!("{folder}/pid"));
-                format!("listeners.tcp.default = 127.0.0.1:{port}\ndisk_free_limit.absolute = 50MB\n")
+                let listener = match is_encrypted {
+                    true => format!(
+                        "listeners.tcp = none\nlisteners.ssl.default = 127.0.0.1:{port}\n\
+                         ssl_options.certfile = {folder}/server.pem\nssl_options.keyfile = {folder}/server.key\n\
+                         ssl_options.versions.1 = tlsv1.3\nssl_options.verify = verify_none\n\
+                         ssl_options.fail_if_no_peer_cert = false\n"
+                    ),
+                    false => format!("listeners.tcp.default = 127.0.0.1:{port}\n"),
+                };
+                format!("{listener}disk_free_limit.absolute = 50MB\n")
             }
         };
         fs::write(&file, text)
     }
+}
+
+/// Where the library is by which Mosquitto decides who may subscribe.
+fn mosquitto_plugin() -> std::io::Result<PathBuf> {
+    let folders = fs::read_dir("/usr/lib")?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut places = folders.map(|folder| folder.join("mosquitto_dynamic_security.so"));
+    places.find(|place| place.is_file()).ok_or_else(|| std::io::ErrorKind::NotFound.into())
 }
 
 /// Whether a server is installed; says so where it is not.

@@ -11,16 +11,20 @@
 //! - What is somebody else's, is over, or never was is one answer.
 //! - Nothing that lives gives way to anything new.
 //! - A record of a key outlives it until its epoch's key is wiped: nothing that comes back resets what was used or failed.
-//! - No turn of the sweep does more than [`SWEEP_MAX`] keys.
+//! - No turn of the sweep does more than [`SWEEP_MAX`] keys, and none leaves an allocator more to do: the memory of a key
+//!   goes to the next, and none of it back.
 //!
 //! Specification: docs/protocol.md §5.4.
 
+mod blocks;
 mod epoch;
 mod host;
 mod life;
 mod message;
 mod owner;
+mod pile;
 mod records;
+mod slab;
 mod wheel;
 
 use std::collections::HashMap;
@@ -31,6 +35,7 @@ use onward_keys::audit::Event;
 use onward_keys::{Backend, CryptoRng, HpkeSuite, Keep, Kept, LONG_NONCE_BYTES, Label, hash, unwrap, wrap};
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 
+use self::blocks::{Blocks, Chain};
 use self::epoch::{Class, Epochs};
 use self::host::Note;
 use self::owner::Account;
@@ -103,6 +108,7 @@ pub struct Cache {
     put_public: Vec<u8>,
     epochs: Epochs,
     records: Records,
+    blocks: Blocks,
     accounts: HashMap<Owner, Account>,
     wheel: Wheel,
     live: u32,
@@ -114,7 +120,7 @@ pub struct Cache {
 /// A key and its life so far.
 struct Record {
     owner: Owner,
-    delegates: Box<[Owner]>,
+    delegates: Chain,
     policy: Policy,
     class: Class,
     epoch: u32,
@@ -123,15 +129,14 @@ struct Record {
     /// The places in the log of its creation and end.
     created: u64,
     ended: u64,
-    /// Boxed: what is over takes less room.
-    live: Option<Box<Live>>,
+    live: Option<Live>,
 }
 
 /// What is there of a key only while it lives.
 struct Live {
     expires: Duration,
     exportable: bool,
-    body: Box<[u8]>,
+    body: Chain,
     wrapped: Wrapped,
 }
 
@@ -162,6 +167,7 @@ impl Cache {
             epochs: Epochs::new(keep.clone()),
             keep,
             records: Records::new(),
+            blocks: Blocks::new(),
             accounts: HashMap::new(),
             wheel: Wheel::default(),
             live: 0,
@@ -207,7 +213,7 @@ impl Cache {
             schema: new.schema,
         };
         // Before any key is computed: a refused request must cost little.
-        self.admit(now, asker, key_bytes(&body.encode(), &new.delegates))?;
+        self.admit(now, asker, key_bytes(body.encode().len(), size_of_val(&new.delegates[..])))?;
         let key = DisposableKey::generate(new.policy, &mut random).map_err(|_| CacheRefusal::Busy)?;
         body.public = key.public().to_vec();
         let expires = now.boot + Duration::from_secs(ttl.into());
@@ -238,7 +244,7 @@ impl Cache {
         if !is_of_now || left.is_zero() || !is_ours || self.records.get(&body.key_id).is_some() {
             return Err(CacheRefusal::Policy);
         }
-        self.admit(now, asker, key_bytes(&body.encode(), &[]))?;
+        self.admit(now, asker, key_bytes(body.encode().len(), 0))?;
         let opened = PUT_SUITE
             .open(Backend::best(), self.put_key.as_bytes(), enc, (&info, &[]), ct)
             .map_err(|_| CacheRefusal::BadSealed)?;
@@ -274,7 +280,7 @@ impl Cache {
         random: &mut SeededRandom,
     ) -> Result<MadeKey, CacheRefusal> {
         let encoded = body.encode();
-        let bytes = key_bytes(&encoded, delegates);
+        let bytes = key_bytes(encoded.len(), size_of_val(delegates));
         let account = self.accounts.entry(asker.owner).or_default();
         if !account.take(now.boot, &asker.quota, bytes) {
             // Nobody who has no key takes up any room.
@@ -310,9 +316,10 @@ impl Cache {
             epoch: number,
         };
         let created = note(&mut self.notes, &mut self.leaves, created);
+        let delegates: Vec<u8> = delegates.iter().flat_map(Owner::as_bytes).copied().collect();
         let record = Record {
             owner: asker.owner,
-            delegates: delegates.into(),
+            delegates: self.blocks.put(&delegates),
             policy: body.policy,
             class,
             epoch: number,
@@ -320,9 +327,9 @@ impl Cache {
             failures: 0,
             created,
             ended: 0,
-            live: Some(Box::new(Live { expires, exportable, body: encoded.as_slice().into(), wrapped })),
+            live: Some(Live { expires, exportable, body: self.blocks.put(&encoded), wrapped }),
         };
-        self.records.insert(body.key_id, Box::new(record));
+        self.records.insert(body.key_id, record);
         self.wheel.add(expires, body.key_id);
         self.live += 1;
         Ok(MadeKey { body: encoded, commitment })
@@ -343,7 +350,7 @@ impl Cache {
         self.expire(now, key);
         let (record, live) = self.reach_live(now, asker, key)?;
         let sealed = Sealed::decode(sealed).map_err(|_| CacheRefusal::BadSealed)?;
-        let body = KeyBody::decode(&live.body).map_err(|_| CacheRefusal::BadSealed)?;
+        let body = KeyBody::decode(&self.blocks.read(&live.body)).map_err(|_| CacheRefusal::BadSealed)?;
         let fits = sealed.key_id == key
             && sealed.policy == record.policy
             && body.binding.is_none_or(|binding| binding == *ctx);
@@ -384,7 +391,7 @@ impl Cache {
         if !(self.limits.take && asker.may_take && live.exportable) {
             return Err(CacheRefusal::Denied);
         }
-        let body = KeyBody::decode(&live.body).map_err(|_| CacheRefusal::NotFound)?;
+        let body = KeyBody::decode(&self.blocks.read(&live.body)).map_err(|_| CacheRefusal::NotFound)?;
         let private = Zeroizing::new(*self.unwrap(record, live, &body)?.as_bytes());
         self.end(key, DisposableKeyState::Used);
         Ok(private)
@@ -417,7 +424,7 @@ impl Cache {
         }
         let left = record.live.as_ref().map_or(Duration::ZERO, |live| live.expires - now.boot);
         Ok(KeyStat {
-            body: record.live.as_ref().map(|live| live.body.to_vec()),
+            body: record.live.as_ref().map(|live| self.blocks.read(&live.body)),
             remaining_ms: left.as_millis() as u64,
             state: record.state,
         })
@@ -489,8 +496,11 @@ impl Cache {
     /// The record of `key`, if `asker` may know of it.
     fn reach(&self, asker: &Asker, key: DisposableKeyId) -> Result<&Record, CacheRefusal> {
         let record = self.records.get(&key).ok_or(CacheRefusal::NotFound)?;
-        let may = record.owner == asker.owner || record.delegates.contains(&asker.owner);
-        if may { Ok(record) } else { Err(CacheRefusal::NotFound) }
+        let is_delegate = || {
+            let delegates = self.blocks.read(&record.delegates);
+            delegates.chunks(size_of::<Owner>()).any(|delegate| delegate == asker.owner.as_bytes())
+        };
+        if record.owner == asker.owner || is_delegate() { Ok(record) } else { Err(CacheRefusal::NotFound) }
     }
 
     fn reach_live(
@@ -500,7 +510,7 @@ impl Cache {
         key: DisposableKeyId,
     ) -> Result<(&Record, &Live), CacheRefusal> {
         let record = self.reach(asker, key)?;
-        let live = record.live.as_deref().filter(|live| now.boot < live.expires);
+        let live = record.live.as_ref().filter(|live| now.boot < live.expires);
         Ok((record, live.ok_or(CacheRefusal::NotFound)?))
     }
 
@@ -538,7 +548,10 @@ impl Cache {
     /// Wipes a live key and notes why. Answers with the place in the log.
     fn end(&mut self, key: DisposableKeyId, state: DisposableKeyState) -> u64 {
         let Some(record) = self.records.get_mut(&key) else { return self.leaves };
-        let Some(live) = record.live.take() else { return record.ended };
+        let Some(live) = &mut record.live else { return record.ended };
+        let body = std::mem::take(&mut live.body);
+        // Wiped where it is.
+        record.live = None;
         record.state = state;
         let event = match state {
             DisposableKeyState::Used => Event::Used,
@@ -548,19 +561,23 @@ impl Cache {
         record.ended = note(&mut self.notes, &mut self.leaves, record.note(event, key));
         self.live -= 1;
         if let Some(account) = self.accounts.get_mut(&record.owner) {
-            account.end(key_bytes(&live.body, &record.delegates));
+            account.end(key_bytes(body.len(), record.delegates.len()));
         }
-        record.ended
+        let ended = record.ended;
+        self.blocks.free(body);
+        ended
     }
 
     fn forget(&mut self, now: Moment, key: DisposableKeyId) {
         self.expire(now, key);
-        let Some(record) = self.records.remove(&key) else { return };
+        let Some(record) = self.records.get_mut(&key) else { return };
         if let Some(account) = self.accounts.get_mut(&record.owner)
             && account.forget()
         {
             self.accounts.remove(&record.owner);
         }
+        self.blocks.free(std::mem::take(&mut record.delegates));
+        self.records.remove(&key);
     }
 }
 
@@ -614,13 +631,14 @@ fn wrapping_ad(replica: &[u8; 16], epoch: u32, body: &KeyBody, owner: &Owner, ex
     label.uint(expires.as_millis() as u64).encode()
 }
 
-/// What a live key counts for in its owner's quota.
-fn key_bytes(body: &[u8], delegates: &[Owner]) -> u64 {
-    (RECORD_BYTES + body.len() + size_of_val(delegates)) as u64
+/// What a live key counts for in its owner's quota: the bytes that it takes up.
+fn key_bytes(body_bytes: usize, delegates_bytes: usize) -> u64 {
+    (KEY_BYTES + Blocks::room(body_bytes) + Blocks::room(delegates_bytes)) as u64
 }
 
-/// Bytes of a key beside its body and delegates: record, wrapped half, and the places in the tables.
-const RECORD_BYTES: usize = 384;
+/// Bytes of a key beside its body and delegates: its record, and its places in the wheel and among the members of its
+/// epoch.
+const KEY_BYTES: usize = Records::RECORD_BYTES + 2 * size_of::<DisposableKeyId>();
 
 /// Adds a note, and answers with its place in the log.
 fn note(notes: &mut Vec<Note>, leaves: &mut u64, new: Note) -> u64 {
@@ -692,17 +710,21 @@ mod tests {
     #[test]
     fn n5_5_a_blob_that_comes_back_does_not_bring_its_key_back() {
         let (mut cache, [key, _], sealed) = sample();
-        let Live { expires, exportable, body, wrapped } = blob(&mut cache, key);
-        let copy = Wrapped { nonce: wrapped.nonce, secret: wrapped.secret, tag: wrapped.tag };
-        let again = Live { expires: *expires, exportable: *exportable, body: body.clone(), wrapped: copy };
+        let body = cache.blocks.read(&cache.records.get(&key).unwrap().live.as_ref().unwrap().body);
+        let Live { expires, exportable, body: _, wrapped } = blob(&mut cache, key);
+        let (expires, exportable) = (*expires, *exportable);
+        let wrapped = Wrapped { nonce: wrapped.nonce, secret: wrapped.secret, tag: wrapped.tag };
         cache.open(NOW, &asker(), key, &sealed, &[9; 32]).unwrap();
         let record = cache.records.get(&key).unwrap();
         assert_eq!((record.state, record.live.is_none()), (DisposableKeyState::Used, true));
         // Whoever keeps blobs cannot put one under a name that is taken; nor does one of another start unwrap.
         let mut fresh = Cache::new(CacheLimits::default(), Keep::on_heap(), &[7; 32], 0).unwrap();
-        let record = cache.records.remove(&key).unwrap();
-        let record = Record { live: Some(Box::new(again)), ..*record };
-        fresh.records.insert(key, Box::new(record));
+        let live = Some(Live { expires, exportable, body: fresh.blocks.put(&body), wrapped });
+        let Record { owner, policy, class, epoch, created, ended, .. } = *cache.records.get(&key).unwrap();
+        let (state, failures) = (DisposableKeyState::Live, 0);
+        let delegates = Chain::default();
+        let record = Record { owner, delegates, policy, class, epoch, state, failures, created, ended, live };
+        fresh.records.insert(key, record);
         assert_eq!(fresh.open(NOW, &asker(), key, &sealed, &[9; 32]).unwrap_err(), CacheRefusal::NotFound);
     }
 

@@ -53,9 +53,12 @@ pub enum ExchangeError {
     #[cfg(feature = "ok2cry-json")]
     #[error("the token was refused")]
     Token(#[from] TokenError),
-    /// The plaintext does not follow the schema that the key names, or that schema is not at hand.
+    /// The schema at hand is not the one that the key names; or there is only one of the two.
+    #[error("the schema at hand is not the one that the key names")]
+    OtherSchema,
+    /// The plaintext does not follow the schema that the key names.
     #[error("the plaintext does not follow the key's schema")]
-    Schema,
+    OffSchema,
     /// A child key lives too long, belongs elsewhere, or can be used by the client.
     #[error("the child key does not keep the rules of composition")]
     Child,

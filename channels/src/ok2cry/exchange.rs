@@ -218,8 +218,8 @@ impl VerifiedKey {
     /// Seals `plaintext` to the key, and signs what was sealed.
     ///
     /// # Errors
-    /// [`ExchangeError::NotFresh`], [`ExchangeError::Child`], [`ExchangeError::Schema`]; [`ExchangeError::Unsigned`] when
-    /// the mode or the policy demands a sealer; as [`super::seal`]; [`ExchangeError::Signer`].
+    /// [`ExchangeError::NotFresh`], [`ExchangeError::Child`], [`ExchangeError::OtherSchema`], [`ExchangeError::OffSchema`];
+    /// [`ExchangeError::Unsigned`] when the mode or the policy demands a sealer; as [`super::seal`]; [`ExchangeError::Signer`].
     ///
     /// # Cancel safety
     /// A cancelled call sealed nothing that anybody has; the key has to be verified again.
@@ -236,7 +236,7 @@ impl VerifiedKey {
         check_schema(&body, sealing.schema, plaintext)?;
         let mut terms = body.terms(None, ctx);
         let policy = body.policy;
-        if policy == Policy::Noise {
+        if policy.shows_sealer_inside() {
             let (vault, key) = sealing.sealer.ok_or(ExchangeError::Unsigned)?;
             let peer = body.public.as_slice().try_into().map_err(|_| ExchangeError::InvalidPublicKey)?;
             let agreement: SharedSecret =
@@ -314,8 +314,7 @@ impl Expected<'_> {
                 let kind = SignatureType::Ok2crySealed;
                 Some(verify_signer(proof, kind, signed, trust, known, now)?.identifier())
             }
-            // In policy 2 the sealer shows itself inside.
-            None if body.policy == Policy::Noise || matches!(trust, SealerTrust::Anybody) => None,
+            None if body.policy.shows_sealer_inside() || matches!(trust, SealerTrust::Anybody) => None,
             None => return Err(ExchangeError::Unsigned),
         };
         Ok(body.terms(sealer, ctx))
@@ -324,7 +323,8 @@ impl Expected<'_> {
     /// Takes what was opened under `terms`: in policy 2 verifies who sealed it, and validates it by `schema`.
     ///
     /// # Errors
-    /// [`ExchangeError::Malformed`], [`ExchangeError::Signer`], [`ExchangeError::Schema`].
+    /// [`ExchangeError::Malformed`], [`ExchangeError::Signer`], [`ExchangeError::OtherSchema`],
+    /// [`ExchangeError::OffSchema`].
     pub fn receive(
         &self,
         terms: &Terms,
@@ -422,11 +422,10 @@ fn check_binding(body: &KeyBody, ctx: &[u8; 32]) -> Result<(), ExchangeError> {
 
 /// Checks that `schema` is the one that the key names, and `plaintext` follows it.
 fn check_schema(body: &KeyBody, schema: Option<&dyn Schema>, plaintext: &[u8]) -> Result<(), ExchangeError> {
-    match (body.schema, schema) {
-        (None, None) => Ok(()),
-        (Some(digest), Some(schema)) if schema.digest() == digest && schema.admits(plaintext) => Ok(()),
-        _ => Err(ExchangeError::Schema),
+    if body.schema != schema.map(Schema::digest) {
+        return Err(ExchangeError::OtherSchema);
     }
+    if schema.is_none_or(|schema| schema.admits(plaintext)) { Ok(()) } else { Err(ExchangeError::OffSchema) }
 }
 
 /// How far ahead of ours the clock of a key's maker may run.

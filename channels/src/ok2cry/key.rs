@@ -7,7 +7,7 @@ use std::fmt;
 use onward_keys::{Backend, CryptoRng, SharedSecret};
 use zeroize::Zeroizing;
 
-use super::{ExchangeError, Policy, pem};
+use super::{ExchangeError, Policy};
 
 /// Both halves of a key for one exchange. Not `Clone`: its private half is wiped with it.
 pub struct DisposableKey {
@@ -42,15 +42,9 @@ impl DisposableKey {
         let backend = Backend::best();
         let public = match policy.hpke() {
             None => backend.x25519_public(private).to_vec(),
-            Some(suite) => {
-                let public =
-                    suite.public_key(backend, private).map_err(|_| ExchangeError::InvalidPublicKey)?;
-                match public.first_chunk() {
-                    Some(point) if policy == Policy::Strong => pem::encode(point),
-                    _ => public,
-                }
-            }
+            Some(suite) => suite.public_key(backend, private).map_err(|_| ExchangeError::InvalidPublicKey)?,
         };
+        let public = policy.encode_public(public);
         let mut boxed = Box::new(Zeroizing::new([0; 32]));
         boxed.copy_from_slice(private);
         Ok(Self { policy, public, private: boxed })

@@ -134,7 +134,7 @@ impl<'b, C> Decode<'b, C> for KeyBody {
         let policy = policy(d)?;
         let key_id = DisposableKeyId(strict::bytes_exact(d)?);
         let public = strict::bytes(d, KEY_BYTES_MAX)?.to_vec();
-        if !policy.takes(&public) {
+        if policy.decode_public(&public).is_none() {
             return Err(strict::refuse(d, "public key not in the policy's form"));
         }
         let direction = Direction::from_number(d.u8()?);

@@ -2,6 +2,7 @@
 //!
 //! Specification: docs/protocol.md §5.2.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use onward_keys::HpkeSuite;
@@ -74,11 +75,32 @@ impl Policy {
         }
     }
 
-    /// Whether `public` has the one form of this policy's public keys. Whether it is a point, sealing finds out.
-    pub(super) fn takes(self, public: &[u8]) -> bool {
+    /// The policy's form of the public key with these bytes.
+    pub(super) fn encode_public(self, bytes: Vec<u8>) -> Vec<u8> {
+        match (self, bytes.first_chunk()) {
+            (Self::Strong, Some(point)) => pem::encode(point),
+            _ => bytes,
+        }
+    }
+
+    /// The bytes of the public key `public`, unless it has not the one form that the policy's keys have. Whether it is a
+    /// point, sealing finds out.
+    pub(super) fn decode_public(self, public: &[u8]) -> Option<Cow<'_, [u8]>> {
         match self {
-            Self::Strong => pem::decode(public).is_some(),
-            Self::Noise | Self::NoiseAnonymous | Self::StrongPq => public.len() == self.public_bytes(),
+            Self::Strong => pem::decode(public).map(|point| point.to_vec().into()),
+            Self::Noise | Self::NoiseAnonymous | Self::StrongPq => {
+                (public.len() == self.public_bytes()).then_some(public.into())
+            }
+        }
+    }
+
+    /// Whether the sealer proves inside of what it seals who it is. What is sealed is then not signed, and who sealed it
+    /// is known only to whoever opened it.
+    #[must_use]
+    pub const fn shows_sealer_inside(self) -> bool {
+        match self {
+            Self::Noise => true,
+            Self::Strong | Self::NoiseAnonymous | Self::StrongPq => false,
         }
     }
 

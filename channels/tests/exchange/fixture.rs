@@ -60,7 +60,7 @@ impl Person {
 
     /// The key with which this person seals to keys of `policy`.
     pub(crate) fn sealing(&self, policy: Policy) -> Sealing<'_> {
-        let key = if policy == Policy::Noise { &self.fixed } else { &self.signing };
+        let key = if policy.shows_sealer_inside() { &self.fixed } else { &self.signing };
         Sealing { sealer: Some((&self.vault, key)), ..Sealing::default() }
     }
 

@@ -18,7 +18,7 @@ fn a_pin_is_read_under_every_policy() {
         let object = client.sign(&made.body);
         let verified = verify(&object, TrustMode::Identity(&client.pins())).unwrap();
         let sealed = seal(verified, b"4711", api.sealing(policy), &mut random).unwrap();
-        assert_eq!(sealed.signer.is_some(), policy != Policy::Noise);
+        assert_eq!(sealed.signer.is_some(), !policy.shows_sealer_inside());
         let received = made.receive(&sealed, SealerTrust::Identity(&api.pins())).unwrap();
         assert_eq!(*received.plaintext, b"4711", "{policy}");
         assert_eq!(received.sealer, Some(api.signing.identifier()), "{policy}");
@@ -118,15 +118,15 @@ fn a_plaintext_off_the_schema_is_refused_by_both_ends() {
         let verified = verify(&object, TrustMode::Identity(&client.pins())).unwrap();
         seal(verified, plaintext, Sealing { schema, ..api.sealing(Policy::Strong) }, &mut random)
     };
-    assert!(matches!(sealed(b"{}", Some(&schema)), Err(ExchangeError::Schema)));
-    assert!(matches!(sealed(br#"{"pin":"4711"}"#, None), Err(ExchangeError::Schema)));
-    assert!(matches!(sealed(br#"{"pin":"4711"}"#, Some(&other)), Err(ExchangeError::Schema)));
+    assert!(matches!(sealed(b"{}", Some(&schema)), Err(ExchangeError::OffSchema)));
+    assert!(matches!(sealed(br#"{"pin":"4711"}"#, None), Err(ExchangeError::OtherSchema)));
+    assert!(matches!(sealed(br#"{"pin":"4711"}"#, Some(&other)), Err(ExchangeError::OtherSchema)));
     let sealed = sealed(br#"{"pin":"4711"}"#, Some(&schema)).unwrap();
     // The receiver, too, takes nothing that it did not validate.
     let pins = api.pins();
     let trust = SealerTrust::Identity(&pins);
-    assert!(matches!(made.receive(&sealed, trust), Err(ExchangeError::Schema)));
-    assert!(matches!(made.receive_by(&other, &sealed, trust), Err(ExchangeError::Schema)));
+    assert!(matches!(made.receive(&sealed, trust), Err(ExchangeError::OtherSchema)));
+    assert!(matches!(made.receive_by(&other, &sealed, trust), Err(ExchangeError::OtherSchema)));
     assert_eq!(*made.receive_by(&schema, &sealed, trust).unwrap().plaintext, *br#"{"pin":"4711"}"#);
 }
 
@@ -156,6 +156,6 @@ fn n5_2_what_a_careless_sealer_sealed_off_the_schema_is_not_handed_out() {
         let sealing = Sealing { schema: Some(&careless), ..api.sealing(policy) };
         let sealed = seal(verified, br#"{"pin":"4711 "}"#, sealing, &mut random).unwrap();
         let refused = made.receive_by(&careless.0, &sealed, SealerTrust::Identity(&trust));
-        assert!(matches!(refused, Err(ExchangeError::Schema)), "{policy}");
+        assert!(matches!(refused, Err(ExchangeError::OffSchema)), "{policy}");
     }
 }

@@ -308,10 +308,15 @@ fn refused(what: &str, error: NodeError) -> CliError {
         NodeError::Exchange(ExchangeError::Signer(IdentityError::KeyService(error))) => {
             return failed(what, error);
         }
-        NodeError::Exchange(ExchangeError::Schema) => {
+        NodeError::Exchange(ExchangeError::OtherSchema) => {
             return CliError::new(Code::Exchange, what)
                 .because(error)
-                .help("give the schema that the key was made with (--schema FILE, or none), which the content must follow");
+                .help("give the schema that the key was made with: --schema FILE, or none");
+        }
+        NodeError::Exchange(ExchangeError::OffSchema) => {
+            return CliError::new(Code::Exchange, what)
+                .because(error)
+                .help("the content has to be what the schema of the key describes");
         }
         NodeError::Cache(CacheError::Refused(CacheRefusal::NotFound)) => Code::KeyGone,
         NodeError::Cache(CacheError::Refused(_)) => Code::Exchange,

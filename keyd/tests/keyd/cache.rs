@@ -1,6 +1,7 @@
 //! The key cache in its process: who is let in, what is on record, and what is left in memory.
 
 use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
 use onward_channels::identity::PAYLOAD_BYTES_MAX;
@@ -17,7 +18,8 @@ use onward_trials::{Row, size};
 use rustix::process::Signal;
 
 use crate::harness::{Client, Daemon, Not, PATIENCE, is_root};
-use crate::host::{known, search};
+use crate::host::known;
+use crate::memory::{Core, crash_of_another};
 
 const POLICY: &str = "version = 1\n[[cache]]\nname = \"tests\"\nrate = 1000000\n";
 const CTX: [u8; 32] = [9; 32];
@@ -114,7 +116,7 @@ fn n5_6_a_request_that_a_stopped_process_finds_too_late_is_refused() {
     assert_eq!(asking.join().unwrap(), Err(CacheRefusal::NotFound));
 }
 
-/// Every page of the process that root can read, which is what a core would hold.
+/// In a core that is taken of the living process, and in none that the system dumps.
 #[test]
 fn r24_after_their_time_no_key_is_in_memory_and_each_has_one_beginning_and_one_end() {
     let row = Row::new("R24");
@@ -141,23 +143,28 @@ fn r24_after_their_time_no_key_is_in_memory_and_each_has_one_beginning_and_one_e
     row.exactly("live keys after their time", status.live, 0);
     if is_root() {
         // A live key's audience is in memory, and is found.
-        let needle = b"a needle of thirty-two bytes, yes";
-        let planted = NewDisposableKey { aud: std::str::from_utf8(&needle[..32]).unwrap(), ..plain() };
-        make(&mut client, planted);
-        let needle = std::iter::once(*needle.first_chunk::<32>().unwrap());
-        row.exactly("planted needles found", search(daemon.pid(), needle).keys, 1);
+        let needle = *b"a needle of thirty-two bytes, ok";
+        let planted = NewDisposableKey { aud: std::str::from_utf8(&needle).unwrap(), ..plain() };
+        let planted = KeyBody::decode(&make(&mut client, planted).body).unwrap();
+        let core = Core::take(&daemon);
+        row.exactly("planted needles found in a core", core.count(std::iter::once(needle)), 1);
         let reversed = |mut secret: [u8; 32]| {
             secret.reverse();
             secret
         };
         let secrets = (0..count).flat_map(|at| [private(at), reversed(private(at))]);
-        let found = search(daemon.pid(), secrets);
-        row.exactly("private keys found in the process's memory", found.keys, 0);
-        row.at_least("KiB searched", found.bytes >> 10, 128);
+        row.exactly("private keys found in a core", core.count(secrets), 0);
+        row.at_least("KiB of a core", core.bytes >> 10, 128);
+        client.cache(CacheCall::Destroy(planted.key_id), |reply| reply.ended()).unwrap().unwrap();
+        let crashed = daemon.crash();
+        row.exactly("cores that the system dumped", usize::from(crashed.status.core_dumped()), 0);
+        let others = crash_of_another().map(|other| other.status.core_dumped());
+        let raised = crashed.was_raised;
+        eprintln!("its limit of cores was raised: {raised}; another process left a core: {others:?}");
     } else {
-        eprintln!("memory not searched: reading another process needs root");
+        eprintln!("no core was taken: reading another process needs root");
+        daemon.stop();
     }
-    daemon.stop();
     let log = read(&daemon, "cache.log");
     let (mut begun, mut ended) = (HashMap::new(), HashMap::new());
     Tree::read(&log[..], |leaf, _, _| {

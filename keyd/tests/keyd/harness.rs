@@ -98,6 +98,11 @@ impl Daemon {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// As [`crash`](crate::memory::crash).
+    pub(crate) fn crash(&mut self) -> crate::memory::Crash {
+        crate::memory::crash(&mut self.child)
+    }
+
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()
     }
@@ -131,6 +136,8 @@ pub(crate) fn spawn(home: &Path, options: &[&str], uid: Option<u32>) -> Result<(
     let program = if uid.is_some() { copied_binary(home) } else { binary().into() };
     let mut command = Command::new(program);
     command.args(["serve", "--unlock-stdin", "--create", "--dir"]).arg(home).args(options);
+    // A core would be left there.
+    command.current_dir(home);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(uid) = uid {
         command.uid(uid).gid(uid);

@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -17,6 +16,7 @@ use onward_trials::{Row, size};
 use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::harness::{Daemon, PASSPHRASE, copied_binary, is_root, private_dir, spawn};
+use crate::memory::Core;
 
 /// What a copy of this test program does when it is told to: enters the sandbox and tries what is forbidden there.
 #[test]
@@ -143,9 +143,9 @@ fn a52_no_key_is_found_in_the_memory_of_the_service() {
     }
     // What was computed last may still lie on the stack; this is what lies there after others.
     operator.list();
-    let found = search(daemon.pid(), (0..count).map(known));
-    row.exactly("keys found in the service's readable memory", found.keys, 0);
-    row.at_least("KiB searched", found.bytes >> 10, 128);
+    let core = Core::take(&daemon);
+    row.exactly("keys found in the service's readable memory", core.count((0..count).map(known)), 0);
+    row.at_least("KiB searched", core.bytes >> 10, 128);
     assert!(daemon.lines.iter().any(|line| line.starts_with("+ keys at rest")), "{:?}", daemon.lines);
 }
 
@@ -236,48 +236,9 @@ fn a53_nothing_leaks_by_arguments_environment_or_descriptors() {
     row.exactly("descriptors that a child would inherit", inherited, 0);
 }
 
-pub(crate) struct Found {
-    pub(crate) keys: usize,
-    pub(crate) bytes: u64,
-}
-
-/// Searches what can be read of a process, which is more than what a core would hold, for the first halves of `secrets`.
-pub(crate) fn search(pid: u32, secrets: impl Iterator<Item = [u8; 32]>) -> Found {
-    // Masked, so that the list is no finding of its own should the test search itself.
-    let wanted: HashSet<[u8; 16]> = secrets.map(|secret| masked(&secret)).collect();
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
-    let mut found = HashSet::new();
-    let mut bytes = 0;
-    let is_readable = |line: &&str| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with('r'));
-    for line in maps.lines().filter(is_readable) {
-        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
-        let [from, to] = [from, to].map(|end| u64::from_str_radix(end, 16).unwrap());
-        let mut content = vec![0; (to - from) as usize];
-        match memory.read_exact_at(&mut content, from) {
-            Ok(()) => {}
-            // Secret memory is in no other address space.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => continue,
-            Err(error) => panic!("{error}"),
-        }
-        bytes += content.len() as u64;
-        for window in content.windows(16) {
-            let window = masked(window);
-            if wanted.contains(&window) {
-                found.insert(window);
-            }
-        }
-    }
-    Found { keys: found.len(), bytes }
-}
-
 /// A secret that its number stands for.
 pub(crate) fn known(at: u32) -> [u8; 32] {
     onward_keys::hash(&[b"a known secret ".as_slice(), &at.to_be_bytes()].concat())
-}
-
-fn masked(bytes: &[u8]) -> [u8; 16] {
-    std::array::from_fn(|at| bytes[at] ^ 0xa5)
 }
 
 fn names(directory: &Path) -> HashSet<std::ffi::OsString> {

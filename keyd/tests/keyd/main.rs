@@ -9,6 +9,7 @@ mod crash;
 mod general;
 mod harness;
 mod host;
+mod memory;
 mod node;
 mod oracle;
 mod peer;

@@ -57,6 +57,11 @@ impl BrokerKind {
             Self::Redis => 6379,
         }
     }
+
+    /// Whether it can be spoken to by TLS here.
+    const fn has_tls(self) -> bool {
+        !matches!(self, Self::Kafka)
+    }
 }
 
 /// Why a text is no address of a broker.
@@ -75,8 +80,11 @@ pub enum BrokerAddressError {
     /// Behind the `?` there are only `ca=FILE`, `credentials=FILE` and `spool=DIR`, each once, joined by `&`.
     #[error("behind the ? of a broker there are only ca=FILE, credentials=FILE and spool=DIR")]
     Option,
-    /// `ca=FILE` with a kind of broker that is not spoken to by TLS here.
-    #[error("there is no TLS for amqp:// and kafka:// here: reach it through a tunnel")]
+    /// A scheme as others write it for TLS, such as `amqps`.
+    #[error("TLS is asked for by ?ca=FILE behind the broker, not by its scheme")]
+    EncryptedScheme,
+    /// TLS for Kafka: that of its client is OpenSSL, which is not built into anything here.
+    #[error("there is no TLS for kafka:// here: reach it through a tunnel")]
     Tls,
 }
 
@@ -183,8 +191,12 @@ impl FromStr for BrokerAddress {
 
     fn from_str(text: &str) -> Result<Self, BrokerAddressError> {
         let (scheme, rest) = text.split_once("://").ok_or(BrokerAddressError::Scheme)?;
-        let kind = BrokerKind::ALL.into_iter().find(|kind| kind.name() == scheme);
-        let kind = kind.ok_or(BrokerAddressError::Scheme)?;
+        let named = |name| BrokerKind::ALL.into_iter().find(|kind| kind.name() == name);
+        let kind = named(scheme).ok_or_else(|| match scheme.strip_suffix('s').and_then(named) {
+            Some(kind) if kind.has_tls() => BrokerAddressError::EncryptedScheme,
+            Some(_) => BrokerAddressError::Tls,
+            None => BrokerAddressError::Scheme,
+        })?;
         let (place, options) = rest.split_once('?').map_or((rest, None), |(place, rest)| (place, Some(rest)));
         if place.contains('@') {
             return Err(BrokerAddressError::Secret);
@@ -202,7 +214,7 @@ impl FromStr for BrokerAddress {
                 return Err(BrokerAddressError::Option);
             }
         }
-        if authorities.is_some() && matches!(kind, BrokerKind::Amqp | BrokerKind::Kafka) {
+        if authorities.is_some() && !kind.has_tls() {
             return Err(BrokerAddressError::Tls);
         }
         let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -255,7 +267,7 @@ mod tests {
             assert_eq!(address(text).unwrap().to_string(), shown);
         }
         for whole in
-            ["mqtt://a:1", "nats://a:1?ca=/x", "redis://a:1?ca=/x&credentials=y", "amqp://a:1?spool=z"]
+            ["mqtt://a:1", "nats://a:1?ca=/x", "redis://a:1?ca=/x&credentials=y", "amqp://a:1?ca=/x&spool=z"]
         {
             assert_eq!(address(whole).unwrap().with_files(), whole);
         }
@@ -269,12 +281,24 @@ mod tests {
         assert_eq!(address("nats://a?tls=no"), Err(BrokerAddressError::Option));
         assert_eq!(address("nats://a?credentials="), Err(BrokerAddressError::Option));
         assert_eq!(address("nats://a?ca=x&ca=y"), Err(BrokerAddressError::Option));
-        assert_eq!(address("amqp://a?ca=x"), Err(BrokerAddressError::Tls));
-        assert_eq!(address("kafka://a?ca=x"), Err(BrokerAddressError::Tls));
         for text in
             ["nats://", "nats://:1", "nats://a:", "nats://a:70000", "nats://a/b", "nats://a b", "nats://[::1"]
         {
             assert_eq!(address(text), Err(BrokerAddressError::Place), "{text}");
+        }
+    }
+
+    #[test]
+    fn tls_is_asked_for_in_one_way_and_refused_where_there_is_none() {
+        for scheme in ["natss", "rediss", "amqps", "mqtts"] {
+            let refused = address(&format!("{scheme}://a")).unwrap_err();
+            assert_eq!(refused, BrokerAddressError::EncryptedScheme, "{scheme}");
+            assert!(refused.to_string().contains("?ca=FILE"));
+        }
+        for text in ["kafka://a?ca=x", "kafkas://a", "kafkas://a?ca=x"] {
+            let refused = address(text).unwrap_err();
+            assert_eq!(refused, BrokerAddressError::Tls, "{text}");
+            assert!(refused.to_string().contains("no TLS for kafka://"));
         }
     }
 

@@ -14,6 +14,8 @@
 //!
 //! Specification: docs/protocol.md §2.3.
 
+mod socketless;
+
 use core::fmt;
 use core::time::Duration;
 use std::collections::HashMap;
@@ -29,9 +31,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPUri, AMQPUserInfo};
-use lapin::{
-    Acker, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, Error,
-};
+use lapin::{Acker, BasicProperties, Channel, Confirmation, Connection, Consumer, Error};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::desk::{self, Arrival, Fetched, Slip, Source};
@@ -92,8 +92,7 @@ impl AmqpQueue {
                 let query = AMQPQueryString { heartbeat: Some(HEARTBEAT), ..AMQPQueryString::default() };
                 let authority = AMQPAuthority { userinfo, host, port };
                 let uri = AMQPUri { authority, query, ..AMQPUri::default() };
-                let connection =
-                    Connection::connect_uri(uri, ConnectionProperties::default()).await.map_err(failed)?;
+                let connection = socketless::connect(address, uri).await.map_err(failed)?;
                 let channel = connection.create_channel().await.map_err(failed)?;
                 channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
                 Ok(Arc::new(Session { connection, channel }))

@@ -74,7 +74,7 @@ pub struct DeadLetter {
     pub reason: Reason,
     /// How often it was handed out, as far as the broker knows.
     pub attempts: u32,
-    /// The bytes as they were handed out.
+    /// The bytes as they were handed out; none of a message that was too large to be stored with the letter around it.
     pub original: Bytes,
 }
 

@@ -72,7 +72,10 @@ pub(super) enum Fetched<S> {
     /// These.
     Messages(Vec<Arrival<S>>),
     /// The connection was lost, and all that came over it will come again: slips of it are void.
-    #[cfg(any(feature = "amqp", feature = "kafka", feature = "mqtt"))]
+    #[cfg_attr(
+        not(any(feature = "amqp", feature = "kafka", feature = "mqtt")),
+        allow(dead_code, reason = "what others hand out outlives their connections")
+    )]
     Lost,
 }
 
@@ -181,17 +184,27 @@ impl<S: Slip> Desk<S> {
         Some(held)
     }
 
-    /// Stores the dead letter of a message; one that is in their lane already needs none.
+    /// Stores the dead letter of a message; one that is in their lane already needs none. Of a message that the broker
+    /// takes no longer with a letter around it, or never took from here, the letter says that it was there.
     async fn write_letter(&self, held: &Held<S>, reason: Reason) -> Result<(), QueueError> {
-        if self.subject.lane() != Lane::DeadLetters {
-            let letter = DeadLetter { reason, attempts: held.attempt, original: held.bytes.clone() };
-            let mut mid = [0; 16];
-            getrandom::fill(&mut mid).map_err(|error| QueueError::Storage(Arc::new(error)))?;
-            let subject = self.subject.dead_letters();
-            let (ttl, bytes) = (DEAD_LETTER_AGE, letter.encode());
-            self.broker.publish(Publish { subject, mid: Mid::new(mid), ttl, bytes }).await?;
+        if self.subject.lane() == Lane::DeadLetters {
+            return Ok(());
         }
-        Ok(())
+        let letter = DeadLetter { reason, attempts: held.attempt, original: held.bytes.clone() };
+        match self.send_letter(&letter).await {
+            Err(QueueError::TooLarge { .. }) => {
+                self.send_letter(&DeadLetter { original: Bytes::new(), ..letter }).await
+            }
+            said => said,
+        }
+    }
+
+    async fn send_letter(&self, letter: &DeadLetter) -> Result<(), QueueError> {
+        let mut mid = [0; 16];
+        getrandom::fill(&mut mid).map_err(|error| QueueError::Storage(Arc::new(error)))?;
+        let subject = self.subject.dead_letters();
+        let (ttl, bytes) = (DEAD_LETTER_AGE, letter.encode());
+        self.broker.publish(Publish { subject, mid: Mid::new(mid), ttl, bytes }).await.map(drop)
     }
 
     /// Makes a message a dead letter. Without the letter it is held on to, or given back when the subscription is over;
@@ -325,7 +338,6 @@ impl<S: Slip> Clerk<S> {
                 }
                 fetched = source.fetch(free), if free > 0 => match fetched {
                     Fetched::Messages(arrivals) => arrivals.into_iter().for_each(|arrival| self.take_in(arrival)),
-                    #[cfg(any(feature = "amqp", feature = "kafka", feature = "mqtt"))]
                     Fetched::Lost => drop(self.forget()),
                 },
             }
@@ -447,6 +459,26 @@ mod tests {
         }
     }
 
+    /// A broker that takes only what is no longer than a letter about nothing, and keeps it.
+    #[derive(Debug, Default)]
+    struct Narrow(Mutex<Vec<Bytes>>);
+
+    impl Broker for Narrow {
+        fn publish(&self, message: Publish) -> BoxFuture<'_, Result<Stored, QueueError>> {
+            let (bytes, bytes_max) = (message.bytes.len(), 5);
+            Box::pin(ready(if bytes > bytes_max {
+                Err(QueueError::TooLarge { bytes, bytes_max })
+            } else {
+                self.0.lock().unwrap().push(message.bytes);
+                Ok(Stored { durability: Durability::Disk, is_duplicate: false })
+            }))
+        }
+
+        fn subscribe(&self, _: Subject, _: usize) -> BoxFuture<'_, Result<Subscription, QueueError>> {
+            Box::pin(ready(Err(QueueError::Closed)))
+        }
+    }
+
     /// How often a broker was told what.
     #[derive(Clone, Default)]
     struct Told {
@@ -515,6 +547,17 @@ mod tests {
         drop(subscription);
         assert!(ending.await.is_err());
         assert_eq!(told.given_back.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_no_room_in_a_dead_letter_has_one_all_the_same() {
+        let broker = Arc::new(Narrow::default());
+        let mut subscription = one_at(Arc::clone(&broker) as Arc<dyn Broker>, &Told::default());
+        subscription.next().await.unwrap().term(Reason::Malformed).await.unwrap();
+        let letters = broker.0.lock().unwrap();
+        assert_eq!(letters.len(), 1);
+        let letter = DeadLetter { reason: Reason::Malformed, attempts: 1, original: Bytes::new() };
+        assert_eq!(DeadLetter::decode(&letters[0]), Some(letter));
     }
 
     #[tokio::test(start_paused = true)]

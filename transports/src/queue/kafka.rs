@@ -41,7 +41,7 @@ use tokio::time::{sleep, timeout};
 use self::offsets::{HELD_BACK, Offsets};
 use super::desk::{self, Arrival, Fetched, LEASE, Slip, Source};
 use super::head::Head;
-use super::server::{ANSWER, AWAY, Backoff, LIFETIME, admit};
+use super::server::{ANSWER, AWAY, LIFETIME, admit};
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, MESSAGE_BYTES_MAX, Publish, QueueError, Server,
     Standing, Stored, Subject, Subscription, Warning,
@@ -63,6 +63,9 @@ const SENDING_KBYTES: usize = 16 * 1024;
 const READING_KBYTES: usize = 4 * 1024;
 /// Longest pause before the client connects again, in milliseconds.
 const RECONNECT_MS: u32 = 1000;
+/// How long is waited after an error. Those of a lost connection stand in one queue with messages and come as often as
+/// the client tries, so it is only as long as to let no error that stays keep a processor busy.
+const ERROR: Duration = Duration::from_millis(10);
 /// How long a subscriber may have no room before another process may have its mailbox.
 const FULL: Duration = Duration::from_secs(600);
 /// Replicas that a record must be on to survive the loss of one.
@@ -431,7 +434,6 @@ impl Taking {
     async fn take(&mut self, most: usize) -> Fetched<Entry> {
         let session = Arc::clone(&self.session);
         let _reading = session.reading.lock().await;
-        let mut backoff = Backoff::new();
         let mut arrivals = Vec::new();
         loop {
             {
@@ -470,11 +472,12 @@ impl Taking {
                     session.copy_hindrances();
                 }
                 Err(KafkaError::PartitionEOF(partition)) => session.state().offsets.at_end(partition),
-                Err(error) if arrivals.is_empty() => {
-                    tracing::debug!(subject = %session.subject, %error, "Kafka: no messages yet");
-                    sleep(backoff.pause()).await;
+                Err(error) => {
+                    tracing::debug!(subject = %session.subject, %error, "Kafka");
+                    if arrivals.is_empty() {
+                        sleep(ERROR).await;
+                    }
                 }
-                Err(error) => tracing::debug!(subject = %session.subject, %error, "Kafka"),
             }
         }
         Fetched::Messages(arrivals)

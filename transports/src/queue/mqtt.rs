@@ -52,7 +52,7 @@ pub struct MqttQueue(Arc<Shared>);
 
 struct Shared {
     address: BrokerAddress,
-    lines: watch::Receiver<Option<Line>>,
+    lines: watch::Receiver<Lines>,
     sessions: std::sync::Mutex<HashMap<Subject, Weak<Session>>>,
     _end: oneshot::Sender<()>,
 }
@@ -65,12 +65,23 @@ struct Line {
     client: AsyncClient,
 }
 
+/// What there is of connections that follow each other.
+#[derive(Clone)]
+enum Lines {
+    /// None now.
+    None,
+    /// One that can be used.
+    One(Line),
+    /// The broker let the last one connect and not subscribe; it is tried again.
+    Refused(QueueError),
+}
+
 /// What is wanted of a connection.
 struct Wanted {
     address: BrokerAddress,
     /// The session that it continues, if it receives, and how many messages that hands out at once.
     session: Option<(Subject, u16)>,
-    lines: watch::Sender<Option<Line>>,
+    lines: watch::Sender<Lines>,
     messages: mpsc::UnboundedSender<(Line, Packed)>,
 }
 
@@ -83,7 +94,7 @@ impl MqttQueue {
     /// # Cancel safety
     /// It is not connected then.
     pub async fn connect(address: &BrokerAddress) -> Result<Self, QueueError> {
-        let (sender, lines) = watch::channel(None);
+        let (sender, lines) = watch::channel(Lines::None);
         // Nothing is received by this connection.
         let (messages, _) = mpsc::unbounded_channel();
         let wanted = Wanted { address: address.clone(), session: None, lines: sender, messages };
@@ -115,7 +126,7 @@ impl MqttQueue {
                 Err(QueueError::QuotaExceeded { quota: "the broker's own", limit: 0 })
             }
             PubAckReason::NoMatchingSubscribers => Err(QueueError::Unreachable(None)),
-            reason => Err(QueueError::Refused(Arc::new(io::Error::other(format!("{reason:?}"))))),
+            reason => Err(refused(reason)),
         }
     }
 
@@ -197,16 +208,20 @@ async fn publish(line: &Line, message: &Publish) -> Result<PubAckReason, QueueEr
 }
 
 /// The connection, when there is one.
-async fn line(lines: &watch::Receiver<Option<Line>>, patience: Duration) -> Result<Line, QueueError> {
+async fn line(lines: &watch::Receiver<Lines>, patience: Duration) -> Result<Line, QueueError> {
     let mut lines = lines.clone();
-    let line = timeout(patience, lines.wait_for(Option::is_some)).await;
-    let line = line.map_err(|_| QueueError::Unreachable(None))?.map_err(|_| QueueError::Closed)?;
-    line.clone().ok_or(QueueError::Closed)
+    let known = timeout(patience, lines.wait_for(|lines| !matches!(lines, Lines::None))).await;
+    let known = known.map_err(|_| QueueError::Unreachable(None))?.map_err(|_| QueueError::Closed)?;
+    match &*known {
+        Lines::One(line) => Ok(line.clone()),
+        Lines::Refused(error) => Err(error.clone()),
+        Lines::None => Err(QueueError::Unreachable(None)),
+    }
 }
 
 /// A mailbox at the broker, while somebody here receives from it.
 struct Session {
-    lines: watch::Receiver<Option<Line>>,
+    lines: watch::Receiver<Lines>,
     messages: Mutex<mpsc::UnboundedReceiver<(Line, Packed)>>,
     /// For what one subscription leaves to the others.
     again: mpsc::UnboundedSender<(Line, Packed)>,
@@ -215,7 +230,7 @@ struct Session {
 
 impl Session {
     fn open(address: BrokerAddress, subject: Subject, unsettled: u16) -> Self {
-        let (sender, lines) = watch::channel(None);
+        let (sender, lines) = watch::channel(Lines::None);
         // The broker sends no more than `unsettled` that are not acknowledged.
         let (again, messages) = mpsc::unbounded_channel();
         let wanted =
@@ -323,6 +338,7 @@ impl Wanted {
             };
             let (client, mut events) = AsyncClient::builder(options).capacity(REQUESTS).build();
             let line = Line { number, client };
+            let mut is_taken = false;
             let failed = loop {
                 tokio::select! {
                     _ = &mut ended => return,
@@ -334,20 +350,26 @@ impl Wanted {
                                     let _ = first.send(Ok(()));
                                 }
                             }
-                            Noticed::Refused => break ConnectionError::RequestsDone,
+                            Noticed::Refused(error) => {
+                                self.lines.send_replace(Lines::Refused(error.clone()));
+                                break error;
+                            }
                             Noticed::Nothing => {}
                         },
-                        Err(error) => break error,
+                        Err(error) => {
+                            tracing::debug!(%error, "MQTT");
+                            self.lines.send_replace(Lines::None);
+                            is_taken = is_taken_over(&error);
+                            break refusal(error);
+                        }
                     }
                 }
             };
-            tracing::debug!(error = %failed, "MQTT");
-            self.lines.send_replace(None);
             if let Some(first) = first.take() {
-                let _ = first.send(Err(refusal(failed)));
+                let _ = first.send(Err(failed));
                 return;
             }
-            let pause = if is_taken_over(&failed) { TAKEN_OVER } else { backoff.pause() };
+            let pause = if is_taken { TAKEN_OVER } else { backoff.pause() };
             tokio::select! {
                 _ = &mut ended => return,
                 () = sleep(pause) => {}
@@ -367,7 +389,10 @@ impl Wanted {
             (Event::Incoming(Packet::ConnAck(_)), None) => self.usable(line),
             (Event::Incoming(Packet::SubAck(ack)), _) => {
                 let is_granted = |code: &_| matches!(code, SubscribeReasonCode::Success(QoS::AtLeastOnce));
-                if ack.return_codes.iter().all(is_granted) { self.usable(line) } else { Noticed::Refused }
+                match ack.return_codes.into_iter().find(|code| !is_granted(code)) {
+                    Some(code) => Noticed::Refused(refused(code)),
+                    None => self.usable(line),
+                }
             }
             (Event::Incoming(Packet::Publish(packed)), _) => {
                 let _ = self.messages.send((line.clone(), packed));
@@ -378,7 +403,7 @@ impl Wanted {
     }
 
     fn usable(&self, line: &Line) -> Noticed {
-        self.lines.send_replace(Some(line.clone()));
+        self.lines.send_replace(Lines::One(line.clone()));
         Noticed::Usable
     }
 
@@ -458,7 +483,7 @@ enum Noticed {
     /// It can be used from now on.
     Usable,
     /// The broker does not let it receive: it is of no use.
-    Refused,
+    Refused(QueueError),
 }
 
 /// The levels of a subject.
@@ -475,6 +500,10 @@ fn is_taken_over(error: &ConnectionError) -> bool {
             ..
         })
     )
+}
+
+fn refused(code: impl fmt::Debug) -> QueueError {
+    QueueError::Refused(Arc::new(io::Error::other(format!("{code:?}"))))
 }
 
 fn refusal(error: ConnectionError) -> QueueError {
@@ -495,7 +524,7 @@ mod tests {
 
     #[test]
     fn a_session_is_usable_only_when_all_of_its_subscription_is_granted() {
-        let (lines, seen) = watch::channel(None);
+        let (lines, seen) = watch::channel(Lines::None);
         let (messages, _) = mpsc::unbounded_channel();
         let address = "mqtt://127.0.0.1".parse().unwrap();
         let wanted = Wanted { address, session: Some(("ow.v1.mb.a".parse().unwrap(), 64)), lines, messages };
@@ -510,10 +539,10 @@ mod tests {
             SubscribeReasonCode::QuotaExceeded,
             SubscribeReasonCode::Success(QoS::AtMostOnce),
         ] {
-            assert!(matches!(said(refused), Noticed::Refused));
-            assert!(seen.borrow().is_none());
+            assert!(matches!(said(refused), Noticed::Refused(QueueError::Refused(_))));
+            assert!(matches!(*seen.borrow(), Lines::None));
         }
         assert!(matches!(said(SubscribeReasonCode::Success(QoS::AtLeastOnce)), Noticed::Usable));
-        assert!(seen.borrow().is_some());
+        assert!(matches!(*seen.borrow(), Lines::One(_)));
     }
 }

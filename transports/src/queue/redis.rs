@@ -9,13 +9,14 @@
 //!
 //! Specification: docs/protocol.md §2.3.
 
+pub(crate) mod reply;
+
 use core::fmt;
 use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisResult,
@@ -23,25 +24,20 @@ use redis::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
+use self::reply::{BYTES, EXPIRES, FIRST};
 use super::desk::{self, Arrival, Fetched, LEASE, Slip, Source};
 use super::link::Link;
 use super::server::{ANSWER, AWAY, Backoff, DEAD_LETTERS, LIFETIME, UNUSED, admit, unix_millis};
 use super::socket;
 use super::{
     BoxFuture, Broker, BrokerAddress, Durability, Lane, Publish, QueueError, Server, Standing, Stored,
-    Subject, Subscription, Warning, head,
+    Subject, Subscription, Warning,
 };
 
 /// The consumer group of every stream, and the consumer in it.
 const GROUP: &str = "onward";
-/// The field with the bytes of a message.
-const BYTES: &str = "b";
-/// The field with the end of a message, in milliseconds since the Unix epoch.
-const EXPIRES: &str = "e";
 /// How long one request for messages stands, and how often abandoned ones are looked for.
 const READ: Duration = Duration::from_secs(1);
-/// The place before all entries.
-const FIRST: &str = "0-0";
 /// Messages that are claimed at once.
 const CLAIM: usize = 64;
 
@@ -205,14 +201,9 @@ impl Reads {
         commands.cmd("XAUTOCLAIM").arg(&*self.key).arg(GROUP).arg(GROUP).arg(LEASE.as_millis() as u64);
         commands.arg(&self.cursor).arg("COUNT").arg(most.min(CLAIM));
         let said = self.queue.execute(&mut commands).await?;
-        // The next place to look at, entries, and those that are gone.
-        let mut parts = match said.into_iter().next() {
-            Some(Value::Array(parts)) => parts.into_iter(),
-            _ => Vec::new().into_iter(),
-        };
-        let cursor = parts.next().and_then(|part| redis::from_redis_value(part).ok());
-        self.cursor = cursor.unwrap_or_else(|| FIRST.to_owned());
-        let mut arrivals = parts.next().map_or_else(Vec::new, |part| self.entries(part));
+        let (place, entries) = reply::claimed(said.into_iter().next().unwrap_or(Value::Nil));
+        self.cursor = place;
+        let mut arrivals = self.arrivals(entries);
         for arrival in &mut arrivals {
             let mut commands = pipe();
             commands
@@ -223,34 +214,18 @@ impl Reads {
                 .arg(&arrival.slip.id)
                 .arg(1);
             let said = self.queue.execute(&mut commands).await?;
-            let rows: Vec<Vec<(String, String, u64, u32)>> =
-                redis::from_redis_value(Value::Array(said)).unwrap_or_default();
-            let count = rows.first().and_then(|rows| rows.first()).map_or(0, |row| row.3);
-            arrival.attempt = count.max(2);
+            let count = said.into_iter().next().and_then(reply::count);
+            arrival.attempt = count.unwrap_or_default().max(2);
         }
         Ok(arrivals)
     }
 
-    fn entries(&self, value: Value) -> Vec<Arrival<Entry>> {
-        let Value::Array(entries) = value else { return Vec::new() };
-        entries.into_iter().filter_map(|entry| self.entry(entry)).collect()
-    }
-
-    /// An entry of the stream; one that is not ours has no bytes, and ends as a dead letter.
-    fn entry(&self, value: Value) -> Option<Arrival<Entry>> {
-        let (id, mut fields): (String, HashMap<String, Vec<u8>>) = redis::from_redis_value(value).ok()?;
-        let expires = fields.remove(EXPIRES);
-        let expires = expires.and_then(|text| head::expires(&text));
-        let bytes = Bytes::from(fields.remove(BYTES).unwrap_or_default());
-        let slip = Entry { queue: self.queue.clone(), key: Arc::clone(&self.key), id };
-        Some(Arrival { bytes, attempt: 1, expires, slip })
-    }
-
-    /// Entries of the only stream that was asked for.
-    fn arrivals(&self, value: Value) -> Vec<Arrival<Entry>> {
-        let Value::Array(streams) = value else { return Vec::new() };
-        let Some(Value::Array(stream)) = streams.into_iter().next() else { return Vec::new() };
-        stream.into_iter().nth(1).map_or_else(Vec::new, |entries| self.entries(entries))
+    fn arrivals(&self, entries: Vec<reply::Entry>) -> Vec<Arrival<Entry>> {
+        let arrival = |reply::Entry { id, bytes, expires }| {
+            let slip = Entry { queue: self.queue.clone(), key: Arc::clone(&self.key), id };
+            Arrival { bytes, attempt: 1, expires, slip }
+        };
+        entries.into_iter().map(arrival).collect()
     }
 }
 
@@ -283,7 +258,7 @@ impl Source for Reads {
             match said {
                 Ok(value) => {
                     self.idle = connection;
-                    let arrivals = self.arrivals(value);
+                    let arrivals = self.arrivals(reply::read(value));
                     if !arrivals.is_empty() {
                         return Fetched::Messages(arrivals);
                     }
@@ -302,7 +277,7 @@ impl Source for Reads {
         if let Some(reading) = self.reading.take()
             && let (_, Ok(value)) = reading.await
         {
-            for arrival in self.arrivals(value) {
+            for arrival in self.arrivals(reply::read(value)) {
                 arrival.slip.give_back().await;
             }
         }

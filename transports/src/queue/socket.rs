@@ -9,15 +9,11 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-#[cfg(any(feature = "mqtt", feature = "redis"))]
 use tokio::net::TcpStream;
-#[cfg(any(feature = "mqtt", feature = "redis"))]
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-#[cfg(any(feature = "mqtt", feature = "redis"))]
-use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
@@ -35,7 +31,6 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 ///
 /// # Cancel safety
 /// It is not connected then.
-#[cfg(any(feature = "mqtt", feature = "redis"))]
 pub(super) async fn dial(address: &BrokerAddress) -> io::Result<Box<dyn Socket>> {
     let trust = trust(address)?;
     let plain = TcpStream::connect((address.host(), address.port())).await?;

@@ -6,11 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use onward_transports::queue::conformance::{body, fresh_mailbox, message};
+use onward_transports::queue::conformance::{self, body, fresh_mailbox, message};
 use onward_transports::queue::{self, BrokerAddress, Lane, QueueError};
 use onward_trials::{Row, Server, ServerKind};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::time::timeout;
+use tokio::task::block_in_place;
+use tokio::time::{sleep, timeout};
 
 use crate::PATIENCE;
 
@@ -63,7 +64,11 @@ async fn only_the_broker_that_is_meant_is_spoken_to(kind: ServerKind) {
     for certificate in [certified(&other, "127.0.0.1"), certified(&trusted, "broker.example")] {
         let impostor = start(certificate).unwrap();
         attempts += 1;
-        accepted += usize::from(queue::connect(&address(&impostor.url(), &authorities)).await.is_ok());
+        match queue::connect(&address(&impostor.url(), &authorities)).await {
+            Ok(_) => accepted += 1,
+            // And for that alone: it answers.
+            Err(error) => assert!(format!("{error:?}").contains("InvalidCertificate"), "{error:?}"),
+        }
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url =
@@ -99,6 +104,30 @@ fn said_to_an_impostor(mut stream: TcpStream, kind: ServerKind) -> Option<u8> {
     said
 }
 
+/// What every queue has to, also by TLS, and by the next connection again.
+async fn passes_by_tls(kind: ServerKind) {
+    let trusted = authority();
+    let folder = tempfile::tempdir().unwrap();
+    let authorities = folder.path().join("ca.pem");
+    fs::write(&authorities, trusted.pem()).unwrap();
+    let (certificate, key) = certified(&trusted, "127.0.0.1");
+    let Some(mut server) = Server::start_encrypted(kind, &certificate, &key) else { return };
+    let broker = queue::connect(&address(&server.url(), &authorities)).await.unwrap();
+    conformance::all(&*broker, crate::abilities(kind)).await;
+    block_in_place(|| server.restart());
+    let subject = fresh_mailbox().lane(Lane::Messages);
+    let publishing = async {
+        while broker.publish(message(&subject, b"again")).await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, publishing).await.unwrap();
+    let mut subscription = broker.subscribe(subject, 4).await.unwrap();
+    let delivery = timeout(PATIENCE, subscription.next()).await.unwrap().unwrap();
+    assert_eq!(body(&delivery), b"again");
+    delivery.ack().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a41_impostors_of_nats() {
     only_the_broker_that_is_meant_is_spoken_to(ServerKind::Nats).await;
@@ -112,4 +141,29 @@ async fn a41_impostors_of_redis() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a41_impostors_of_mosquitto() {
     only_the_broker_that_is_meant_is_spoken_to(ServerKind::Mosquitto).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a41_impostors_of_rabbitmq() {
+    only_the_broker_that_is_meant_is_spoken_to(ServerKind::RabbitMq).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_passes_by_tls_what_every_queue_has_to() {
+    passes_by_tls(ServerKind::Nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_passes_by_tls_what_every_queue_has_to() {
+    passes_by_tls(ServerKind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mosquitto_passes_by_tls_what_every_queue_has_to() {
+    passes_by_tls(ServerKind::Mosquitto).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rabbitmq_passes_by_tls_what_every_queue_has_to() {
+    passes_by_tls(ServerKind::RabbitMq).await;
 }

@@ -11,6 +11,7 @@ use onward_keys::{Keep, Kept};
 
 use super::super::DisposableKeyId;
 use super::EVIDENCE_KEPT;
+use super::pile::Pile;
 use crate::random::SeededRandom;
 
 /// How long keys are made under one epoch key.
@@ -48,7 +49,7 @@ pub(super) struct Epoch {
     pub(super) created: u64,
     pub(super) destroyed: Option<u64>,
     /// What is to be forgotten with it.
-    pub(super) members: Vec<DisposableKeyId>,
+    pub(super) members: Pile,
 }
 
 impl Epoch {
@@ -91,7 +92,7 @@ impl Epochs {
             None => {
                 let mut key = self.keep.take()?;
                 random.fill(key.bytes_mut());
-                let (created, destroyed, members) = (0, None, Vec::new());
+                let (created, destroyed, members) = (0, None, Pile::default());
                 self.epochs.push(Epoch { class, number, key: Some(key), created, destroyed, members });
                 self.epochs.len() - 1
             }

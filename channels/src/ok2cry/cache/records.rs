@@ -4,10 +4,13 @@ use std::collections::HashMap;
 
 use super::super::DisposableKeyId;
 use super::Record;
+use super::slab::{At, Slab};
 
-/// Keys by their ids, in parts by the last byte, which is random.
+/// Keys by their ids.
 pub(super) struct Records {
-    parts: Vec<HashMap<DisposableKeyId, Box<Record>>>,
+    /// Where the record of each is, in parts by the last byte of the id, which is random.
+    parts: Vec<HashMap<DisposableKeyId, At>>,
+    places: Slab<Record>,
     len: u32,
 }
 
@@ -15,8 +18,12 @@ pub(super) struct Records {
 const PARTS: usize = 256;
 
 impl Records {
+    /// Bytes that one record takes up, with its entry in a table that has just grown.
+    pub(super) const RECORD_BYTES: usize =
+        Slab::<Record>::PLACE_BYTES + 2 * (size_of::<(DisposableKeyId, At)>() + 1);
+
     pub(super) fn new() -> Self {
-        Self { parts: (0..PARTS).map(|_| HashMap::new()).collect(), len: 0 }
+        Self { parts: (0..PARTS).map(|_| HashMap::new()).collect(), places: Slab::new(), len: 0 }
     }
 
     pub(super) fn len(&self) -> u32 {
@@ -28,25 +35,28 @@ impl Records {
     }
 
     pub(super) fn get(&self, key: &DisposableKeyId) -> Option<&Record> {
-        self.parts.get(part(key)).and_then(|part| part.get(key)).map(|record| &**record)
+        self.places.get(*self.parts.get(part(key))?.get(key)?)
     }
 
     pub(super) fn get_mut(&mut self, key: &DisposableKeyId) -> Option<&mut Record> {
-        self.parts.get_mut(part(key)).and_then(|part| part.get_mut(key)).map(|record| &mut **record)
+        self.places.get_mut(*self.parts.get(part(key))?.get(key)?)
     }
 
     /// Adds a key that is not there.
-    pub(super) fn insert(&mut self, key: DisposableKeyId, record: Box<Record>) {
+    pub(super) fn insert(&mut self, key: DisposableKeyId, record: Record) {
         if let Some(part) = self.parts.get_mut(part(&key)) {
-            let before = part.insert(key, record);
-            self.len += u32::from(before.is_none());
+            part.entry(key).or_insert_with(|| {
+                self.len += 1;
+                self.places.put(record)
+            });
         }
     }
 
-    pub(super) fn remove(&mut self, key: &DisposableKeyId) -> Option<Box<Record>> {
-        let removed = self.parts.get_mut(part(key)).and_then(|part| part.remove(key));
-        self.len -= u32::from(removed.is_some());
-        removed
+    pub(super) fn remove(&mut self, key: &DisposableKeyId) {
+        if let Some(at) = self.parts.get_mut(part(key)).and_then(|part| part.remove(key)) {
+            self.places.free(at);
+            self.len -= 1;
+        }
     }
 }
 

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::DisposableKeyId;
+use super::pile::Pile;
 
 /// Keys by the slot in which their time is over. A key that ended before stays in its slot.
 #[derive(Debug, Default)]
 pub(super) struct Wheel {
-    slots: BTreeMap<u64, Vec<DisposableKeyId>>,
+    slots: BTreeMap<u64, Pile>,
 }
 
 /// How long a slot lasts.

@@ -149,9 +149,9 @@ fn public_text(policy: Policy, public: &[u8]) -> Value {
 
 fn sealed(sealed: &Sealed, bytes: usize) -> Shown {
     let claims = sealed.signer.as_ref().map(|signer| signer.claims().map(|found| found.to_string()));
-    let claims = match (claims, sealed.policy) {
-        (None, Policy::Noise) => Some("shown inside, to whoever opens it".to_owned()),
-        (claims, _) => claims.map(|claims| claims.unwrap_or_else(|error| error.to_string())),
+    let claims = match claims {
+        None if sealed.policy.shows_sealer_inside() => Some("shown inside, to whoever opens it".to_owned()),
+        claims => claims.map(|claims| claims.unwrap_or_else(|error| error.to_string())),
     };
     Shown::new("sealed", bytes)
         .with("id", sealed.key_id.to_string())
