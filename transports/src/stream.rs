@@ -26,6 +26,9 @@ use crate::limits::{StreamLimits, Streams};
 const LINGER: Duration = Duration::from_secs(5);
 /// After so many bytes in one read the reader lets others run before the next.
 const YIELD_BYTES: usize = 16 * 1024;
+/// Messages that are handed on before others run: workers empty their mailboxes, which one read could fill, and nothing
+/// waits in lanes for those that keep up.
+const YIELD_MESSAGES: usize = 64;
 
 /// The two halves of a stream.
 pub(crate) type Halves<R, W> = (R, W);
@@ -169,7 +172,7 @@ async fn deliver(
     ingress: &mut Ingress,
     frame_max: usize,
 ) -> Result<Option<usize>, Lost> {
-    let mut at = 0;
+    let (mut at, mut handed_on) = (0, 0);
     let rest = loop {
         let bytes = &buffer.filled()[at..];
         let length = match frame_length(bytes, frame_max)? {
@@ -196,6 +199,10 @@ async fn deliver(
             // A message of a later version or beyond this node's limits is no fault of a peer that only
             // passes it on; it is dropped, and the frames behind it stand where they should.
             Err(error) => tracing::debug!(connection = %egress.address, %error, "a message was dropped"),
+        }
+        handed_on += 1;
+        if handed_on % YIELD_MESSAGES == 0 {
+            tokio::task::yield_now().await;
         }
     };
     buffer.consume(at);
