@@ -292,7 +292,11 @@ mod tests {
     }
 
     fn serve() -> Served {
-        let router = Router::new(Limits::default()).unwrap();
+        serve_with(Limits::default())
+    }
+
+    fn serve_with(limits: Limits) -> Served {
+        let router = Router::new(limits).unwrap();
         let registration = Registration::new(&router, None, 256 * 1024, usize::MAX).unwrap();
         let flow = registration.egress.flow;
         let (own, peer) = tokio::io::duplex(64 * 1024);
@@ -415,6 +419,28 @@ mod tests {
             }
             sending.await.unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_keeps_up_gets_all_of_a_read_that_its_mailbox_could_not_hold() {
+        const MESSAGES: usize = 2 * YIELD_MESSAGES;
+        // A mailbox for the messages of one turn, and no lanes to speak of.
+        let mailbox_bytes = YIELD_MESSAGES * 512;
+        let mut served = serve_with(Limits { mailbox_bytes, lanes_bytes: 0, ..Limits::default() });
+        let echo = Address::local("echo").unwrap();
+        start(&served.router, &echo, Echo).unwrap();
+        served.router.reach_mut().expose(served.flow, &echo).unwrap();
+        let messages = frame("echo", b"x").repeat(MESSAGES);
+        assert!(messages.len() < crate::frame::BUFFER_MIN, "one read has them all");
+        served.peer.write_all(&PREFACE).await.unwrap();
+        served.peer.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+        served.peer.write_all(&messages).await.unwrap();
+        for _ in 0..MESSAGES {
+            let mut answer = vec![0; served.peer.read_u32().await.unwrap() as usize];
+            served.peer.read_exact(&mut answer).await.unwrap();
+            assert!(!Message::decode(&answer, 1 << 20).unwrap().is_report());
+        }
+        assert_eq!(served.router.counters().undeliverable.load(std::sync::atomic::Ordering::Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -350,8 +350,11 @@ impl Wanted {
                                     let _ = first.send(Ok(()));
                                 }
                             }
-                            Noticed::Refused(error) => {
-                                self.lines.send_replace(Lines::Refused(error.clone()));
+                            Noticed::Useless(error) => {
+                                self.lines.send_replace(match &error {
+                                    QueueError::Refused(_) => Lines::Refused(error.clone()),
+                                    _ => Lines::None,
+                                });
                                 break error;
                             }
                             Noticed::Nothing => {}
@@ -390,7 +393,7 @@ impl Wanted {
             (Event::Incoming(Packet::SubAck(ack)), _) => {
                 let is_granted = |code: &_| matches!(code, SubscribeReasonCode::Success(QoS::AtLeastOnce));
                 match ack.return_codes.into_iter().find(|code| !is_granted(code)) {
-                    Some(code) => Noticed::Refused(refused(code)),
+                    Some(code) => Noticed::Useless(denial(code)),
                     None => self.usable(line),
                 }
             }
@@ -482,8 +485,8 @@ enum Noticed {
     Nothing,
     /// It can be used from now on.
     Usable,
-    /// The broker does not let it receive: it is of no use.
-    Refused(QueueError),
+    /// The broker does not let it receive.
+    Useless(QueueError),
 }
 
 /// The levels of a subject.
@@ -500,6 +503,17 @@ fn is_taken_over(error: &ConnectionError) -> bool {
             ..
         })
     )
+}
+
+/// Why a subscription was not granted: what may pass is tried again, as a broker that is away is.
+fn denial(code: SubscribeReasonCode) -> QueueError {
+    match code {
+        SubscribeReasonCode::Unspecified
+        | SubscribeReasonCode::ImplementationSpecific
+        | SubscribeReasonCode::PkidInUse
+        | SubscribeReasonCode::QuotaExceeded => QueueError::Unreachable(None),
+        code => refused(code),
+    }
 }
 
 fn refused(code: impl fmt::Debug) -> QueueError {
@@ -534,13 +548,12 @@ mod tests {
             let ack = SubAck { pkid: 1, return_codes: vec![code], properties: None };
             wanted.notice(&line, Event::Incoming(Packet::SubAck(ack)))
         };
-        for refused in [
-            SubscribeReasonCode::NotAuthorized,
-            SubscribeReasonCode::QuotaExceeded,
-            SubscribeReasonCode::Success(QoS::AtMostOnce),
-        ] {
-            assert!(matches!(said(refused), Noticed::Refused(QueueError::Refused(_))));
+        for refused in [SubscribeReasonCode::NotAuthorized, SubscribeReasonCode::Success(QoS::AtMostOnce)] {
+            assert!(matches!(said(refused), Noticed::Useless(QueueError::Refused(_))));
             assert!(matches!(*seen.borrow(), Lines::None));
+        }
+        for passing in [SubscribeReasonCode::QuotaExceeded, SubscribeReasonCode::Unspecified] {
+            assert!(matches!(said(passing), Noticed::Useless(QueueError::Unreachable(_))));
         }
         assert!(matches!(said(SubscribeReasonCode::Success(QoS::AtLeastOnce)), Noticed::Usable));
         assert!(matches!(*seen.borrow(), Lines::One(_)));
