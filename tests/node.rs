@@ -286,6 +286,10 @@ async fn shutdown_lets_supervised_workers_finish_too_and_cuts_off_who_does_not()
         .child(address("first"), Restart::Permanent, slow)
         .supervisor(address("branch"), Restart::Permanent, below);
     node.supervise("tree", tree).unwrap();
+    // The branch starts its children in its own time.
+    while !node.router().has(&address("below")) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let ask = |name: &str, n: u64| {
         let route = node.route(name).unwrap();
         tokio::spawn(async move { route.ask::<_, u64>(&n).await })
